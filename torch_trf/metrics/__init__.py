@@ -1,0 +1,10 @@
+"""Metrics: pure functions from statistics to scores, batched over leading dimensions."""
+
+from ._hscore import hscore
+from ._leep import leep
+from ._logme import logme
+from ._nce import nce
+from ._otce import otce
+from ._regularized_hscore import regularized_hscore
+
+__all__ = ["hscore", "leep", "logme", "nce", "otce", "regularized_hscore"]

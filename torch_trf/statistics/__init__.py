@@ -1,0 +1,10 @@
+"""Statistics: the little that a metric must know of the pixels, small frozen values that merge by `+`."""
+
+from ._faults import Faults
+from ._joint_mass import JointMass
+from ._log_likelihood import LogLikelihood
+from ._moments import Moments
+from ._pixel_sample import PixelSample
+from ._statistic import Statistic
+
+__all__ = ["Faults", "JointMass", "LogLikelihood", "Moments", "PixelSample", "Statistic"]

@@ -1,0 +1,79 @@
+"""Pixels that should not be there."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int64, Integer
+from torch import Tensor
+from typing_extensions import Self
+
+from .._ops import LARGEST_INT64, LEAST_INT64
+from ._statistic import Statistic
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Faults(Statistic):
+    """Labels outside the classes and pixels that are not finite, counted on the device where they were met.
+
+    Nothing can raise on a GPU without waiting for it, so statistics carry their faults until somebody asks for a
+    score: `check` raises then. On the CPU every `from_pixels` checks at once.
+    """
+
+    bad_labels: Int64[Tensor, "*batch"]
+    least_bad_label: Int64[Tensor, "*batch"]
+    largest_bad_label: Int64[Tensor, "*batch"]
+    non_finite: Int64[Tensor, "*batch"]
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """The leading dimensions."""
+        return self.bad_labels.shape
+
+    @classmethod
+    def none(cls) -> Self:
+        """No fault."""
+        zero = torch.zeros((), dtype=torch.int64)
+        return cls(zero, zero + LARGEST_INT64, zero + LEAST_INT64, zero)
+
+    @classmethod
+    def from_pixels(
+        cls, labels: Integer[Tensor, "*batch pixels"], bad: Bool[Tensor, "*batch pixels"], non_finite: Bool[Tensor, "..."]
+    ) -> Self:
+        """The faults of pixels with these labels, where labels are bad and where features are not finite."""
+        labels = labels.to(torch.int64)
+        return cls(
+            bad.sum(-1),
+            labels.masked_fill(~bad, LARGEST_INT64).amin(-1),
+            labels.masked_fill(~bad, LEAST_INT64).amax(-1),
+            non_finite.sum(-1),
+        )
+
+    def _pool(self) -> Self:
+        return type(self)(
+            self.bad_labels.sum(0),
+            self.least_bad_label.amin(0),
+            self.largest_bad_label.amax(0),
+            self.non_finite.sum(0),
+        )
+
+    def check(self, num_classes: int, ignore_index: int) -> None:
+        """Raises if there is a fault in any entry; waits for the device.
+
+        Raises:
+            ValueError: with the labels that are no class and how many pixels carry them, or with the number of pixels
+                whose features are NaN or infinite.
+        """
+        total = self.sum()
+        if bad := int(total.bad_labels):
+            least, largest = int(total.least_bad_label), int(total.largest_bad_label)
+            labels = f"label {least}" if least == largest else f"labels from {least} to {largest}"
+            raise ValueError(
+                f"{labels} on {bad:,} pixels: outside [0, {num_classes}) and not ignore_index={ignore_index}"
+            )
+        if non_finite := int(total.non_finite):
+            raise ValueError(f"features of {non_finite:,} labelled pixels are NaN or infinite")
+
+    def check_on_cpu(self, num_classes: int, ignore_index: int) -> None:
+        """`check` where it costs nothing; on other devices it is left for later."""
+        if self.bad_labels.device.type == "cpu":
+            self.check(num_classes, ignore_index)

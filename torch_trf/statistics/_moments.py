@@ -1,0 +1,153 @@
+"""Counts, class sums, Gram matrix and the third and fourth moments of labelled features."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Float64, Int64, Integer
+from torch import Tensor
+from typing_extensions import Self
+
+from .._ops import patch_moments
+from ..pixels import as_images
+from ._faults import Faults
+from ._statistic import Statistic
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Moments(Statistic):
+    """What LogME and both H-scores must know of N labelled pixels: O(K·D + D²) numbers, exact in one pass.
+
+    The sums are held in float64 around an origin, a pixel of the data, so that an offset of the features cancels
+    before it is squared. Merging translates to a common origin. Read the properties; the fields are how they are kept.
+    """
+
+    origin: Float64[Tensor, "*batch D"]
+    class_count: Int64[Tensor, "*batch K"]
+    offset_class_sum: Float64[Tensor, "*batch K D"]
+    offset_gram: Float64[Tensor, "*batch D D"]
+    offset_third_moment: Float64[Tensor, "*batch D"]
+    offset_fourth_moment: Float64[Tensor, "*batch"]
+    faults: Faults
+
+    @classmethod
+    def from_pixels(
+        cls,
+        features: Float[Tensor, "..."],
+        labels: Integer[Tensor, "..."],
+        *,
+        num_classes: int,
+        ignore_index: int = 255,
+        pool_batch: bool = True,
+    ) -> Self:
+        """The moments of a batch of pixels, by one read of the features.
+
+        Args:
+            features: `[N, D]` or `[B, D, H, W]`, floating point.
+            labels: `[N]` or `[B, H, W]`, integer.
+            num_classes: K.
+            ignore_index: label of the pixels to leave out; their features are not read.
+            pool_batch: whether all images make one entry, or each its own along a leading dimension B.
+
+        Raises:
+            ValueError: shapes, dtypes or devices that do not fit; on the CPU also labels outside `[0, K)` and features
+                that are NaN or infinite (on other devices `faults.check` raises later).
+
+        Example:
+            >>> moments = Moments.from_pixels(torch.tensor([[0.0], [2.0]]), torch.tensor([0, 1]), num_classes=2)
+            >>> moments.mean.item(), moments.covariance.item()
+            (1.0, 2.0)
+        """
+        features, labels = as_images(features, labels)
+        height, width = labels.shape[1:]
+        *sums, faults = patch_moments(features, labels, num_classes, height, width, pool_batch, ignore_index)
+        moments = cls(*sums, faults=Faults(*faults.unbind(-1)))
+        moments = moments[0, 0] if pool_batch else moments[:, 0, 0]
+        moments.faults.check_on_cpu(num_classes, ignore_index)
+        return moments
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """The leading dimensions."""
+        return self.offset_fourth_moment.shape
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return self.class_count.shape[-1]
+
+    @property
+    def count(self) -> Int64[Tensor, "*batch"]:
+        """N, the number of pixels."""
+        return self.class_count.sum(-1)
+
+    @property
+    def class_sum(self) -> Float64[Tensor, "*batch K D"]:
+        """Sum of the features of each class."""
+        return self.offset_class_sum + self.class_count.unsqueeze(-1) * self.origin.unsqueeze(-2)
+
+    @property
+    def gram(self) -> Float64[Tensor, "*batch D D"]:
+        """FᵀF, the Gram matrix of the features."""
+        return self.around(torch.zeros_like(self.origin)).offset_gram
+
+    @property
+    def mean(self) -> Float64[Tensor, "*batch D"]:
+        """Mean feature; NaN without a pixel."""
+        return self.origin + self.offset_class_sum.sum(-2) / self.count.unsqueeze(-1)
+
+    @property
+    def class_mean(self) -> Float64[Tensor, "*batch K D"]:
+        """Mean feature of each class; 0 for a class without pixels."""
+        count = self.class_count.unsqueeze(-1)
+        return torch.where(count > 0, self.origin.unsqueeze(-2) + self.offset_class_sum / count, 0)
+
+    @property
+    def scatter(self) -> Float64[Tensor, "*batch D D"]:
+        """Σ (x - mean)(x - mean)ᵀ over all pixels."""
+        return self.centred.offset_gram
+
+    @property
+    def covariance(self) -> Float64[Tensor, "*batch D D"]:
+        """Sample covariance, the scatter over N - 1; NaN with fewer than two pixels."""
+        return self.scatter / (self.count - 1)[..., None, None]
+
+    @property
+    def centred(self) -> Self:
+        """The same moments, held around the mean."""
+        return self.around(self.mean.where(self.count.unsqueeze(-1) > 0, self.origin))
+
+    def around(self, origin: Float64[Tensor, "*batch D"]) -> Self:
+        """The same moments, held around another origin.
+
+        With y = x - old origin and d = old origin - new origin, Σ‖y + d‖²(y + d) and Σ‖y + d‖⁴ are multiplied out.
+        """
+        d = self.origin - origin
+        n = self.count.to(d.dtype)
+        s = self.offset_class_sum.sum(-2)
+        gram, third = self.offset_gram, self.offset_third_moment
+        trace = gram.diagonal(dim1=-2, dim2=-1).sum(-1)
+        gram_d = (gram @ d.unsqueeze(-1)).squeeze(-1)
+        dd, ds = d.square().sum(-1), (d * s).sum(-1)
+        outer = s.unsqueeze(-1) * d.unsqueeze(-2)
+        return type(self)(
+            origin,
+            self.class_count,
+            self.offset_class_sum + self.class_count.unsqueeze(-1) * d.unsqueeze(-2),
+            gram + outer + outer.mT + n[..., None, None] * d.unsqueeze(-1) * d.unsqueeze(-2),
+            third + 2 * gram_d + dd.unsqueeze(-1) * s + (trace + 2 * ds + n * dd).unsqueeze(-1) * d,
+            self.offset_fourth_moment
+            + 4 * ((d * gram_d).sum(-1) + (d * third).sum(-1) + dd * ds)
+            + 2 * dd * trace
+            + n * dd.square(),
+            self.faults,
+        )
+
+    def _pool(self) -> Self:
+        # The origin of the first entry that has a pixel: entries that share it, as constant features do, merge exactly.
+        first = (self.count > 0).to(torch.uint8).argmax(0, keepdim=True)
+        moments = self.around(self.origin.take_along_dim(first.unsqueeze(-1), 0).expand_as(self.origin))
+        return type(self)(
+            moments.origin[0],
+            *(getattr(moments, name).sum(0) for name in type(self).__dataclass_fields__ if name not in ("origin", "faults")),
+            faults=self.faults._pool(),
+        )

@@ -1,0 +1,149 @@
+"""A bounded uniform sample of pixels."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int64, Integer
+from torch import Tensor
+from typing_extensions import Self
+
+from ..pixels import LARGEST_KEY, as_images, class_index, pixel_keys
+from ._faults import Faults
+from ._statistic import Statistic
+
+NOT_DRAWN = -1  # label of the places that no pixel fills
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PixelSample(Statistic):
+    """The n eligible pixels of smallest key: a uniform sample without replacement, whatever the order of the pixels.
+
+    Merging keeps the n smallest keys of the union, so the sample of two halves is the sample of the whole. Pixels are
+    sorted by key; where there are fewer than n, the last places hold label -1.
+    """
+
+    key: Int64[Tensor, "*batch n"]
+    features: Float[Tensor, "*batch n D"]
+    labels: Int64[Tensor, "*batch n"]
+    population: Int64[Tensor, "*batch"]
+    faults: Faults
+
+    @classmethod
+    def from_pixels(
+        cls,
+        features: Float[Tensor, "..."],
+        labels: Integer[Tensor, "..."],
+        *,
+        size: int,
+        num_classes: int,
+        ignore_index: int = 255,
+        eligible: Bool[Tensor, "*groups B H W"] | None = None,
+        num_repeats: int = 1,
+        seed: int = 0,
+        stream: int = 0,
+        offset: int = 0,
+    ) -> Self:
+        """A sample of a batch of pixels.
+
+        Args:
+            features: `[N, D]` or `[B, D, H, W]`, floating point; only those of drawn pixels are read.
+            labels: `[N]` or `[B, H, W]`, integer.
+            size: n, how many pixels to keep.
+            num_classes: K.
+            ignore_index: label of the pixels to leave out.
+            eligible: which pixels may be drawn; all labelled ones by default. Leading dimensions make a sample each.
+            num_repeats: R, how many independent samples to draw.
+            seed: of the whole draw.
+            stream: number of the file or of the process that the pixels come from.
+            offset: number of pixels of this stream that came before.
+
+        Returns:
+            Samples with leading dimensions `[R, *groups]`.
+
+        Raises:
+            ValueError: as `Moments.from_pixels`, or a size or number of repeats below 1.
+
+        Example:
+            >>> features, labels = torch.arange(6.0).unsqueeze(-1), torch.zeros(6, dtype=torch.int64)
+            >>> whole = PixelSample.from_pixels(features, labels, size=3, num_classes=1)
+            >>> first = PixelSample.from_pixels(features[:2], labels[:2], size=3, num_classes=1)
+            >>> both = first.add(features[2:], labels[2:], size=3, num_classes=1, offset=2)
+            >>> torch.equal(whole.features, both.features)
+            True
+        """
+        if size < 1 or num_repeats < 1:
+            raise ValueError(f"a sample needs at least 1 pixel and 1 repeat, not {size} and {num_repeats}")
+        features, labels = as_images(features, labels)
+        index, bad = class_index(labels, num_classes, ignore_index)
+        may_be_drawn = (index >= 0) if eligible is None else eligible & (index >= 0)
+        may_be_drawn = may_be_drawn.flatten(-3)  # [*groups, pixels]
+        groups = may_be_drawn.shape[:-1]
+        keys = pixel_keys(
+            labels.numel(), seed=seed, num_repeats=num_repeats, stream=stream, offset=offset, device=labels.device
+        ).reshape(num_repeats, *[1] * len(groups), -1)
+        keys = torch.where(may_be_drawn, keys, LARGEST_KEY)
+
+        kept = min(size, keys.shape[-1])
+        key, pixel = keys.topk(kept, largest=False, sorted=True)
+        height, width = labels.shape[1:]
+        drawn = features[pixel // (height * width), :, pixel // width % height, pixel % width]
+        is_drawn = key < LARGEST_KEY
+        non_finite = ~drawn.isfinite().all(-1) & is_drawn
+        missing = size - kept
+        sample = cls(
+            torch.nn.functional.pad(key, (0, missing), value=LARGEST_KEY),
+            torch.nn.functional.pad(drawn.masked_fill(~is_drawn.unsqueeze(-1), 0), (0, 0, 0, missing)),
+            torch.nn.functional.pad(
+                index.flatten()[pixel].masked_fill(~is_drawn, NOT_DRAWN), (0, missing), value=NOT_DRAWN
+            ),
+            may_be_drawn.sum(-1).expand(key.shape[:-1]),
+            Faults.from_pixels(labels.flatten().expand_as(keys), bad.flatten().expand_as(keys), non_finite),
+        )
+        sample.faults.check_on_cpu(num_classes, ignore_index)
+        return sample
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """The leading dimensions."""
+        return self.population.shape
+
+    @property
+    def count(self) -> Int64[Tensor, "*batch"]:
+        """How many pixels each sample holds."""
+        return (self.labels != NOT_DRAWN).sum(-1)
+
+    def drawn(self) -> tuple[Float[Tensor, "m D"], Int64[Tensor, "m"]]:
+        """Features and labels of the pixels that a single sample holds; waits for the device."""
+        is_drawn = self.labels != NOT_DRAWN
+        return self.features[is_drawn], self.labels[is_drawn]
+
+    def join_groups(self) -> Self:
+        """Samples `[R, ...]` as R samples `[R]` that hold the pixels of all groups, one group after the other."""
+        pixels = len(self.batch_shape) - 1
+        return type(self)(
+            self.key.flatten(1),
+            self.features.flatten(1, pixels + 1),
+            self.labels.flatten(1),
+            self.population.flatten(1).sum(1) if pixels else self.population,
+            self.faults.sum(*range(1, pixels + 1)) if pixels else self.faults,
+        )
+
+    def as_images(self) -> tuple[Float[Tensor, "R D 1 n"], Int64[Tensor, "R 1 n"]]:
+        """R samples as R images of one row, whose missing pixels are labelled `NOT_DRAWN`."""
+        return self.features.mT.unsqueeze(2), self.labels.unsqueeze(1)
+
+    def _pool(self) -> Self:
+        size = self.key.shape[-1]
+        keys, features, labels = (
+            self.key.movedim(0, -2).flatten(-2),
+            self.features.movedim(0, -3).flatten(-3, -2),
+            self.labels.movedim(0, -2).flatten(-2),
+        )
+        key, place = keys.topk(size, largest=False, sorted=True)
+        return type(self)(
+            key,
+            features.take_along_dim(place.unsqueeze(-1), -2),
+            labels.take_along_dim(place, -1),
+            self.population.sum(0),
+            self.faults._pool(),
+        )
