@@ -1,8 +1,8 @@
 """Builds torch_trf's compiled kernels: `_C` (CPU, always) and `_C_cuda` (where PyTorch and the machine have CUDA).
 
 Both use the LibTorch stable ABI alone, so that one wheel serves every Python from 3.10 and every PyTorch from 2.11.
-Environment: `TORCH_TRF_NO_EXT=1` builds neither (the package then runs on its Python reference); `TORCH_CUDA_ARCH_LIST`
-chooses GPU architectures; `CUDA_HOME` the toolkit.
+Environment: `TORCH_TRF_NO_EXT=1` builds neither (the package then runs on its Python reference); `TORCH_TRF_NO_CUDA=1`
+leaves out the GPU kernels; `CUDA_HOME` chooses the toolkit; `TORCH_CUDA_ARCH_LIST` chooses GPU architectures.
 """
 
 import os
@@ -17,25 +17,43 @@ STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020b000000000000"]  # PyTorch 2.11
 DEFAULT_ARCHITECTURES = "7.5;8.0;8.6;9.0+PTX"
 
 
-def find_toolkit() -> str | None:
-    """The folder that holds include/cuda_runtime.h; `nvcc` on PATH may be a wrapper that lies elsewhere."""
+def find_toolkit() -> Path | None:
+    """The folder that holds bin/nvcc and cuda_runtime.h; `nvcc` on PATH may be a wrapper that lies elsewhere."""
     candidates = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")]
     if nvcc := shutil.which("nvcc"):
         dryrun = subprocess.run([nvcc, "--dryrun", "-E", "none.cu"], capture_output=True, text=True, check=False)
         candidates += re.findall(r"^#\$ TOP=(.*)$", dryrun.stdout + dryrun.stderr, re.MULTILINE)
         candidates.append(str(Path(nvcc).resolve().parent.parent))
     candidates.append("/usr/local/cuda")
-    for folder in filter(None, candidates):
-        if any(Path(folder).glob("**/include/cuda_runtime.h")) and (Path(folder) / "bin" / "nvcc").exists():
-            return str(Path(folder).resolve())
+    for folder in map(Path, filter(None, candidates)):
+        headers = [folder / "include", *folder.glob("targets/*/include")]
+        if (folder / "bin" / "nvcc").exists() and any((header / "cuda_runtime.h").exists() for header in headers):
+            return folder.resolve()
+    return None
+
+
+def why_no_cuda(torch_cuda: str | None, toolkit: Path | None) -> str | None:
+    """Why the GPU kernels cannot be built for a PyTorch with CUDA `torch_cuda`; None where they can."""
+    if os.environ.get("TORCH_TRF_NO_CUDA") == "1":
+        return "TORCH_TRF_NO_CUDA=1"
+    if torch_cuda is None:
+        return "this PyTorch has no CUDA"
+    if toolkit is None:
+        return "no CUDA toolkit was found; set CUDA_HOME to the folder that holds bin/nvcc"
+    version = subprocess.run([toolkit / "bin" / "nvcc", "--version"], capture_output=True, text=True, check=True).stdout
+    release = re.findall(r"release (\d+)", version)
+    if release != [torch_cuda.partition(".")[0]]:
+        return (
+            f"the toolkit at {toolkit} is CUDA {' '.join(release)} and this PyTorch has CUDA {torch_cuda}: set CUDA_HOME"
+            " to a toolkit of that major version, or install a PyTorch of the toolkit's and use --no-build-isolation"
+        )
     return None
 
 
 def extensions() -> dict:
     """What `setup` needs to build the kernels."""
-    toolkit = find_toolkit()
-    if toolkit:
-        os.environ["CUDA_HOME"] = toolkit  # read by torch.utils.cpp_extension when it is imported
+    if toolkit := find_toolkit():
+        os.environ["CUDA_HOME"] = str(toolkit)  # read by torch.utils.cpp_extension when it is imported
     try:
         import torch
         from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
@@ -53,18 +71,18 @@ def extensions() -> dict:
             extra_compile_args=[*STABLE_ABI, "-O3", "-g0", "-fopenmp-simd", "-fvisibility=hidden"],
         )
     ]
-    if toolkit and torch.version.cuda:
+    if reason := why_no_cuda(torch.version.cuda, toolkit):
+        print(f"torch_trf: the GPU kernels are left out: {reason}")
+    else:
         os.environ.setdefault("TORCH_CUDA_ARCH_LIST", DEFAULT_ARCHITECTURES)
+        flags = [*STABLE_ABI, "-DUSE_CUDA", "-O3"]
         modules.append(
             CUDAExtension(
                 "torch_trf._C_cuda",
                 ["csrc/cuda/patch_moments.cu"],
                 depends=["csrc/patch_moments.h"],
                 py_limited_api=True,
-                extra_compile_args={
-                    "cxx": [*STABLE_ABI, "-DUSE_CUDA", "-O3"],
-                    "nvcc": [*STABLE_ABI, "-DUSE_CUDA", "-O3"],
-                },
+                extra_compile_args={"cxx": flags, "nvcc": flags},
             )
         )
     return {

@@ -1,17 +1,22 @@
 """Transferability of pretrained segmentation models, from features and labels, without fine-tuning.
 
-    torch_trf.logme(features, labels)          one score from tensors
-    torch_trf.metrics.logme(moments)           the same metric over statistics, batched over leading dimensions
-    torch_trf.score(batches, ["logme"], ...)   scores over a stream of pixels or a folder of features
+    torch_trf.logme(features, labels)           one score from tensors
+    torch_trf.metrics.logme(moments)            the same metric over statistics, batched over leading dimensions
+    torch_trf.Scorer(metrics=("logme",), ...)   scores over a stream of pixels or a folder of features
 """
 
 from . import metrics, statistics
 from ._ops import has_extension
+from .features import FeatureFolder
 from .functional import hscore, leep, logme, nce, otce, regularized_hscore
+from .score import Score, Scorer
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "FeatureFolder",
+    "Score",
+    "Scorer",
     "has_extension",
     "hscore",
     "leep",

@@ -106,7 +106,7 @@ def logme(
     Example:
         >>> features = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
         >>> round(torch_trf.logme(features, torch.tensor([0, 0, 1, 1])).item(), 3)
-        0.408
+        -0.144
     """
     moments, num_classes = _moments(features, labels, num_classes, ignore_index)
     score = metrics.logme(moments, absent_classes=absent_classes)

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from ..statistics import Moments
 
-# The fixed point as its authors compute it (You et al. 2022, section 4.3 and their code).
+# The fixed point (You et al. 2022, section 4.3) with the constants of its authors' and of later published code.
 MAX_ITERATIONS = 100
 TOLERANCE = 1e-3  # on the relative change of alpha / beta
-EPSILON = 1e-5  # keeps the updates of alpha and beta finite
+EPSILON = 1e-5  # added to ‖m‖² and to the residual, so that alpha and beta stay finite
 
 
 def logme(moments: Moments, *, absent_classes: Literal["skip", "include"] = "skip") -> Float64[Tensor, "*batch"]:
@@ -40,7 +40,7 @@ def logme(moments: Moments, *, absent_classes: Literal["skip", "include"] = "ski
     Example:
         >>> features = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
         >>> round(logme(Moments.from_pixels(features, torch.tensor([0, 0, 1, 1]), num_classes=2)).item(), 3)
-        0.408
+        -0.144
 
     Source: K. You et al., "LogME: Practical assessment of pre-trained models for transfer learning", ICML 2021,
     equations 1 to 3; K. You et al., "Ranking and tuning pre-trained models", JMLR 2022, algorithm 3 (fixed point).
@@ -63,10 +63,10 @@ def logme(moments: Moments, *, absent_classes: Literal["skip", "include"] = "ski
         ratio = alpha / beta
         shrinkage = torch.where(present, sigma / (sigma + ratio.unsqueeze(-1)), 0)
         gamma = shrinkage.sum(-1)
-        mean_square = torch.where(present, shrinkage.square() * projected / sigma, 0).sum(-1)  # ‖m‖²
-        residual = ((1 - shrinkage).square() * projected).sum(-1) + outside  # ‖y - Fm‖²
-        alpha = torch.where(converged, alpha, gamma / (mean_square + EPSILON))
-        beta = torch.where(converged, beta, (count - gamma) / (residual + EPSILON))
+        mean_square = torch.where(present, shrinkage.square() * projected / sigma, 0).sum(-1) + EPSILON  # ‖m‖²
+        residual = ((1 - shrinkage).square() * projected).sum(-1) + outside + EPSILON  # ‖y - Fm‖²
+        alpha = torch.where(converged, alpha, gamma / mean_square)
+        beta = torch.where(converged, beta, (count - gamma) / residual)
         log_determinant = torch.where(present, (sigma * (beta / alpha).unsqueeze(-1)).log1p(), 0).sum(-1)  # ln |A / α|
         log_evidence = (
             count / 2 * (beta / (2 * math.pi)).log()

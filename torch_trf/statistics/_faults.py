@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Int64, Integer
 from torch import Tensor
-from typing_extensions import Self
 
 from .._ops import LARGEST_INT64, LEAST_INT64
 from ._statistic import Statistic
@@ -30,7 +29,7 @@ class Faults(Statistic):
         return self.bad_labels.shape
 
     @classmethod
-    def none(cls) -> Self:
+    def none(cls) -> "Faults":
         """No fault."""
         zero = torch.zeros((), dtype=torch.int64)
         return cls(zero, zero + LARGEST_INT64, zero + LEAST_INT64, zero)
@@ -38,7 +37,7 @@ class Faults(Statistic):
     @classmethod
     def from_pixels(
         cls, labels: Integer[Tensor, "*batch pixels"], bad: Bool[Tensor, "*batch pixels"], non_finite: Bool[Tensor, "..."]
-    ) -> Self:
+    ) -> "Faults":
         """The faults of pixels with these labels, where labels are bad and where features are not finite."""
         labels = labels.to(torch.int64)
         return cls(
@@ -48,7 +47,7 @@ class Faults(Statistic):
             non_finite.sum(-1),
         )
 
-    def _pool(self) -> Self:
+    def _pool(self) -> "Faults":
         return type(self)(
             self.bad_labels.sum(0),
             self.least_bad_label.amin(0),

@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Float64, Integer
+from jaxtyping import Float, Float64, Int64, Integer
 from torch import Tensor
-from typing_extensions import Self
 
 from ..pixels import as_images, class_index, class_probabilities
 from ._faults import Faults
@@ -29,7 +28,7 @@ class JointMass(Statistic):
         ignore_index: int = 255,
         hard: bool = False,
         pool_batch: bool = True,
-    ) -> Self:
+    ) -> "JointMass":
         """Sums what the source model predicts on the pixels of each target class.
 
         Args:
@@ -70,6 +69,11 @@ class JointMass(Statistic):
     def total(self) -> Float64[Tensor, "*batch"]:
         """The whole mass; N where it was counted over N pixels."""
         return self.mass.sum((-2, -1))
+
+    @property
+    def count(self) -> Int64[Tensor, "*batch"]:
+        """N, the number of pixels, where the mass was counted over pixels."""
+        return self.total.round().to(torch.int64)
 
     @property
     def target_given_source(self) -> Float64[Tensor, "*batch K Z"]:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Float64, Int64, Integer
 from torch import Tensor
-from typing_extensions import Self
 
 from ..pixels import as_images, class_index, class_probabilities
 from ._faults import Faults
@@ -31,7 +30,7 @@ class LogLikelihood(Statistic):
         joint_mass: JointMass,
         ignore_index: int = 255,
         pool_batch: bool = True,
-    ) -> Self:
+    ) -> "LogLikelihood":
         """The log-likelihood of a batch of pixels, where θ is the softmax of the logits.
 
         Args:

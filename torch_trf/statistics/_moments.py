@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Float64, Int64, Integer
 from torch import Tensor
-from typing_extensions import Self
 
 from .._ops import patch_moments
 from ..pixels import as_images
@@ -38,7 +37,7 @@ class Moments(Statistic):
         num_classes: int,
         ignore_index: int = 255,
         pool_batch: bool = True,
-    ) -> Self:
+    ) -> "Moments":
         """The moments of a batch of pixels, by one read of the features.
 
         Args:
@@ -112,11 +111,11 @@ class Moments(Statistic):
         return self.scatter / (self.count - 1)[..., None, None]
 
     @property
-    def centred(self) -> Self:
+    def centred(self) -> "Moments":
         """The same moments, held around the mean."""
         return self.around(self.mean.where(self.count.unsqueeze(-1) > 0, self.origin))
 
-    def around(self, origin: Float64[Tensor, "*batch D"]) -> Self:
+    def around(self, origin: Float64[Tensor, "*batch D"]) -> "Moments":
         """The same moments, held around another origin.
 
         With y = x - old origin and d = old origin - new origin, Σ‖y + d‖²(y + d) and Σ‖y + d‖⁴ are multiplied out.
@@ -142,7 +141,7 @@ class Moments(Statistic):
             self.faults,
         )
 
-    def _pool(self) -> Self:
+    def _pool(self) -> "Moments":
         # The origin of the first entry that has a pixel: entries that share it, as constant features do, merge exactly.
         first = (self.count > 0).to(torch.uint8).argmax(0, keepdim=True)
         moments = self.around(self.origin.take_along_dim(first.unsqueeze(-1), 0).expand_as(self.origin))

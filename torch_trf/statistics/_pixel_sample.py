@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Int64, Integer
 from torch import Tensor
-from typing_extensions import Self
 
 from ..pixels import LARGEST_KEY, as_images, class_index, pixel_keys
 from ._faults import Faults
@@ -42,7 +41,7 @@ class PixelSample(Statistic):
         seed: int = 0,
         stream: int = 0,
         offset: int = 0,
-    ) -> Self:
+    ) -> "PixelSample":
         """A sample of a batch of pixels.
 
         Args:
@@ -82,20 +81,18 @@ class PixelSample(Statistic):
             labels.numel(), seed=seed, num_repeats=num_repeats, stream=stream, offset=offset, device=labels.device
         ).reshape(num_repeats, *[1] * len(groups), -1)
         keys = torch.where(may_be_drawn, keys, LARGEST_KEY)
+        places = keys.new_full((*keys.shape[:-1], max(0, size - keys.shape[-1])), LARGEST_KEY)  # where pixels are few
 
-        kept = min(size, keys.shape[-1])
-        key, pixel = keys.topk(kept, largest=False, sorted=True)
+        key, pixel = torch.cat([keys, places], -1).topk(size, largest=False, sorted=True)
+        is_drawn = key < LARGEST_KEY
+        pixel = pixel.clamp(max=labels.numel() - 1)
         height, width = labels.shape[1:]
         drawn = features[pixel // (height * width), :, pixel // width % height, pixel % width]
-        is_drawn = key < LARGEST_KEY
         non_finite = ~drawn.isfinite().all(-1) & is_drawn
-        missing = size - kept
         sample = cls(
-            torch.nn.functional.pad(key, (0, missing), value=LARGEST_KEY),
-            torch.nn.functional.pad(drawn.masked_fill(~is_drawn.unsqueeze(-1), 0), (0, 0, 0, missing)),
-            torch.nn.functional.pad(
-                index.flatten()[pixel].masked_fill(~is_drawn, NOT_DRAWN), (0, missing), value=NOT_DRAWN
-            ),
+            key,
+            drawn.masked_fill(~is_drawn.unsqueeze(-1), 0),
+            index.flatten()[pixel].masked_fill(~is_drawn, NOT_DRAWN),
             may_be_drawn.sum(-1).expand(key.shape[:-1]),
             Faults.from_pixels(labels.flatten().expand_as(keys), bad.flatten().expand_as(keys), non_finite),
         )
@@ -117,7 +114,7 @@ class PixelSample(Statistic):
         is_drawn = self.labels != NOT_DRAWN
         return self.features[is_drawn], self.labels[is_drawn]
 
-    def join_groups(self) -> Self:
+    def join_groups(self) -> "PixelSample":
         """Samples `[R, ...]` as R samples `[R]` that hold the pixels of all groups, one group after the other."""
         pixels = len(self.batch_shape) - 1
         return type(self)(
@@ -132,7 +129,7 @@ class PixelSample(Statistic):
         """R samples as R images of one row, whose missing pixels are labelled `NOT_DRAWN`."""
         return self.features.mT.unsqueeze(2), self.labels.unsqueeze(1)
 
-    def _pool(self) -> Self:
+    def _pool(self) -> "PixelSample":
         size = self.key.shape[-1]
         keys, features, labels = (
             self.key.movedim(0, -2).flatten(-2),

@@ -7,11 +7,10 @@ from typing import Any, TypeVar
 import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
-from typing_extensions import Self
 
 from ..pixels import blocks
 
-StatisticT = TypeVar("StatisticT", bound="Statistic")
+S = TypeVar("S", bound="Statistic")
 
 
 class Statistic:
@@ -29,19 +28,19 @@ class Statistic:
         raise NotImplementedError
 
     @classmethod
-    def from_pixels(cls, *pixels: Any, **options: Any) -> Self:
+    def from_pixels(cls: type[S], *pixels: Any, **options: Any) -> S:
         """The statistic of a batch of pixels."""
         raise NotImplementedError
 
-    def add(self, *pixels: Any, **options: Any) -> Self:
+    def add(self: S, *pixels: Any, **options: Any) -> S:
         """This statistic with further pixels in it: `self + from_pixels(...)`, with the arguments of `from_pixels`."""
         return self + self.from_pixels(*pixels, **options)
 
-    def __add__(self, other: Self) -> Self:
+    def __add__(self: S, other: S) -> S:
         """The statistic of the pixels of both, entry by entry of the leading dimensions."""
         return self.stack([self, other])._pool()
 
-    def sum(self, *dims: int) -> Self:
+    def sum(self: S, *dims: int) -> S:
         """The statistic of all pixels along the leading dimensions `dims`; along all of them by default."""
         rank = len(self.batch_shape)
         pooled = sorted({range(rank)[dim] for dim in dims or range(rank)})
@@ -50,22 +49,22 @@ class Statistic:
         first = list(range(len(pooled)))
         return self._map(lambda tensor: tensor.movedim(pooled, first).flatten(0, first[-1]))._pool()
 
-    def _pool(self) -> Self:
+    def _pool(self: S) -> S:
         """The statistic of all pixels along the first dimension."""
         return type(self)(**{name: _sum_first(value) for name, value in self._items()})
 
     @classmethod
-    def stack(cls, statistics: Sequence[Self]) -> Self:
+    def stack(cls: type[S], statistics: Sequence[S]) -> S:
         """Several statistics of equal shape as one, along a new first dimension."""
         return cls._join(torch.stack, statistics)
 
     @classmethod
-    def cat(cls, statistics: Sequence[Self]) -> Self:
+    def cat(cls: type[S], statistics: Sequence[S]) -> S:
         """Several statistics as one, along their first dimension."""
         return cls._join(torch.cat, statistics)
 
     @classmethod
-    def _join(cls, join: Callable[[list[Tensor]], Tensor], statistics: Sequence[Self]) -> Self:
+    def _join(cls: type[S], join: Callable[[list[Tensor]], Tensor], statistics: Sequence[S]) -> S:
         columns = zip(*(statistic._items() for statistic in statistics), strict=True)
         return cls(
             **{
@@ -76,11 +75,11 @@ class Statistic:
             }
         )
 
-    def __getitem__(self, index: Any) -> Self:
+    def __getitem__(self: S, index: Any) -> S:
         """Entries of the leading dimensions."""
         return self._map(lambda tensor: tensor[index])
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self: S, device: torch.device | str) -> S:
         """The same statistic on `device`."""
         return self._map(lambda tensor: tensor.to(device))
 
@@ -95,7 +94,7 @@ class Statistic:
         return state
 
     @classmethod
-    def from_state(cls, state: dict[str, Tensor]) -> Self:
+    def from_state(cls: type[S], state: dict[str, Tensor]) -> S:
         """The statistic that `state` was taken from.
 
         Raises:
@@ -119,7 +118,7 @@ class Statistic:
     def _items(self) -> list[tuple[str, Any]]:
         return [(field.name, getattr(self, field.name)) for field in fields(self)]  # type: ignore[arg-type]
 
-    def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
+    def _map(self: S, function: Callable[[Tensor], Tensor]) -> S:
         return type(self)(
             **{
                 name: value._map(function) if isinstance(value, Statistic) else function(value)
@@ -133,12 +132,12 @@ def _sum_first(value: Any) -> Any:
 
 
 def over_blocks(
-    function: Callable[..., StatisticT],
+    function: Callable[..., S],
     features: Float[Tensor, "B D H W"],
     labels: Integer[Tensor, "B H W"],
     *more: Tensor,
     pool_batch: bool,
-) -> StatisticT:
+) -> S:
     """The statistic of images, computed block by block by `function(features, labels, *more)` and merged."""
     groups = []
     for group in blocks(features, labels, *more):

@@ -1,5 +1,8 @@
 """The exact optimal coupling, by network simplex."""
 
+import io
+from contextlib import redirect_stdout
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -47,7 +50,8 @@ def joint_label_mass(
         >>> joint_label_mass(x, y, x + 1, y, num_classes=2, num_source_classes=2).mass.tolist()
         [[0.5, 0.0], [0.0, 0.5]]
     """
-    import ot
+    with redirect_stdout(io.StringIO()):  # POT imports KeOps, which prints that it found no GPU
+        import ot
 
     source, target = (features.to("cpu", torch.float64).numpy() for features in (source_features, target_features))
     cost = ot.dist(source, target, metric="sqeuclidean")

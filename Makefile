@@ -1,0 +1,65 @@
+# Everything happens in .venv, which the first target to be made creates: torch and torchvision from the registry, the
+# kernels of csrc/ compiled in place, and the tools of the `dev` extra.
+
+PYTHON ?= python3
+BIN := .venv/bin
+KERNELS := $(shell find csrc -type f)
+INCLUDES = $(shell $(BIN)/python -c "from torch.utils.cpp_extension import include_paths as i; print(*('-I' + p for p in i()))")
+
+# TORCH_TRF_NO_EXT=1 makes every target work without the compiled kernels.
+ifeq ($(TORCH_TRF_NO_EXT),1)
+INSTALLED := .venv/installed-without-kernels
+else
+INSTALLED := .venv/installed
+endif
+
+.PHONY: help demo test lint bench clean
+
+help:
+	@echo "make demo    score the demonstration's models and write their maps"
+	@echo "make test    run the tests, with the compiled kernels and on the Python reference"
+	@echo "make lint    check style and types"
+	@echo "make bench   measure speed"
+	@echo "make clean   remove .venv and whatever was built"
+	@echo "PYTHON=python3.12 chooses the interpreter of a new .venv; TORCH_TRF_NO_EXT=1 leaves out the kernels."
+
+demo: $(INSTALLED)
+	$(BIN)/torch-trf demo
+
+test: $(INSTALLED) .venv/cuda-compiled
+ifeq ($(TORCH_TRF_NO_EXT),1)
+	$(BIN)/python -m pytest
+else
+	TORCH_TRF_REQUIRE_EXT=1 $(BIN)/python -m pytest
+	TORCH_TRF_NO_EXT=1 $(BIN)/python -m pytest --quiet tests/test_ops.py tests/test_functional.py tests/statistics tests/metrics
+endif
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/metrics.py
+
+clean:
+	rm -rf .venv build dist *.egg-info torch_trf/*.so .hypothesis .mypy_cache .pytest_cache .ruff_cache
+
+# torch and torchvision in one command, so that they are a matching pair.
+.venv/torch:
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install "setuptools>=77" ninja torch torchvision
+	touch $@
+
+$(INSTALLED): .venv/torch pyproject.toml setup.py $(KERNELS)
+	$(BIN)/pip install --no-build-isolation --editable ".[dev]"
+	touch $@
+
+# The installation above compiles csrc/cuda where PyTorch has CUDA too; this looks at it wherever there is a compiler.
+.venv/cuda-compiled: $(INSTALLED)
+	if command -v nvcc; then \
+	  nvcc -std=c++20 -DUSE_CUDA -DTORCH_TARGET_VERSION=0x020b000000000000 $(INCLUDES) -c csrc/cuda/*.cu -o /dev/null; \
+	else \
+	  echo "nvcc was not found: csrc/cuda is not compiled"; \
+	fi
+	touch $@

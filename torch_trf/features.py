@@ -1,0 +1,158 @@
+"""Folders of extracted features, in the layout of the published code."""
+
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .pixels import Pixels
+
+
+class FeatureFolder:
+    """Images of features and labels on disk: `<path>/final/<k>.npy` with `<path>/label/<k>.npy`.
+
+    Features are float16, float32 or float64 `[D, H, W]`, labels any integer `[H, W]` on the same grid; images may
+    differ in size, not in D. Files are taken in natural order of their names (2 before 10). The headers of all files
+    are checked at once, the data of one image is read when it is asked for, so a folder of any size fits into memory.
+    It can be iterated any number of times.
+
+    Args:
+        path: the folder.
+        feature_name: subfolder of the features.
+        label_name: subfolder of the labels.
+        logit_name: subfolder of the source model's class scores, which LEEP and NCE read; None where there are none.
+            The published layout holds logits in `final`, which are features and class scores alike.
+        num_images: how many images to take, drawn without replacement; all by default.
+        seed: of that draw.
+
+    Raises:
+        ValueError: a folder that is missing or empty, a file without its partner, a file that is no .npy array, is cut
+            off or pickled, a wrong rank or type, or grids or channels that differ; the message names the file.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for name, array in (("final", np.zeros((3, 4, 5), np.float32)), ("label", np.zeros((4, 5), np.uint8))):
+        ...     (folder / name).mkdir()
+        ...     np.save(folder / name / "0.npy", array)
+        >>> len(FeatureFolder(folder)), next(iter(FeatureFolder(folder))).features.shape
+        (1, torch.Size([1, 3, 4, 5]))
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        feature_name: str = "final",
+        label_name: str = "label",
+        logit_name: str | None = "final",
+        num_images: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.path = Path(path)
+        self._features = _array_files(self.path / feature_name)
+        self._labels = _array_files(self.path / label_name)
+        self._logits = None if logit_name is None else _array_files(self.path / logit_name)
+        self._share_file = logit_name == feature_name
+        partners = {feature_name: self._features, label_name: self._labels}
+        if logit_name is not None:
+            partners[logit_name] = self._logits or {}
+        for name, files in partners.items():
+            for other, others in partners.items():
+                if alone := sorted(files.keys() - others.keys(), key=_natural):
+                    raise ValueError(f"{files[alone[0]]} has no partner {self.path / other / alone[0]}.npy")
+        self.names = sorted(self._features, key=_natural)
+        self._check_headers()
+        if num_images is not None and num_images < len(self.names):
+            chosen = random.Random(seed).sample(self.names, num_images)
+            self.names = sorted(chosen, key=_natural)
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[Pixels]:
+        """The images, one batch each, read from disk one at a time."""
+        for stream, name in enumerate(self.names):
+            features = _read(self._features[name]).unsqueeze(0)
+            logits = None
+            if self._logits is not None:
+                logits = features if self._share_file else _read(self._logits[name]).unsqueeze(0)
+            labels = _read(self._labels[name]).unsqueeze(0)
+            yield Pixels(features, labels, logits, stream=stream, name=str(self._features[name]))
+
+    def class_counts(self, ignore_index: int) -> dict[int, int]:
+        """How many pixels carry each label, `ignore_index` left out; reads all labels and no features."""
+        counts: dict[int, int] = {}
+        for name in self.names:
+            values, number = np.unique(_read(self._labels[name]).numpy(), return_counts=True)
+            for value, count in zip(values.tolist(), number.tolist(), strict=True):
+                if value != ignore_index:
+                    counts[value] = counts.get(value, 0) + count
+        return counts
+
+    def _check_headers(self) -> None:
+        channels: dict[Path, int] = {}  # of the first file of each subfolder
+        for name in self.names:
+            labels = _open(self._labels[name])
+            if labels.ndim != 2 or labels.dtype.kind not in "iu":
+                raise _wrong(self._labels[name], "integer labels [H, W]", labels)
+            for files in (self._features, self._logits or {}):
+                if name not in files:
+                    continue
+                features = _open(files[name])
+                if features.ndim != 3 or features.dtype.kind != "f" or features.dtype.itemsize > 8:
+                    raise _wrong(files[name], "float16, float32 or float64 features [D, H, W]", features)
+                if features.shape[1:] != labels.shape:
+                    raise ValueError(
+                        f"{files[name]} has a grid of {_size(features)}, its labels {self._labels[name]} {_size(labels)}"
+                    )
+                expected = channels.setdefault(files[name].parent, len(features))
+                if len(features) != expected:
+                    raise ValueError(f"{files[name]} has {len(features)} channels, the first file has {expected}")
+
+
+def _array_files(folder: Path) -> dict[str, Path]:
+    """The .npy files of a folder by the name that pairs them."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder")
+    files = {}
+    for path in folder.iterdir():
+        if path.suffix != ".npy" or not path.is_file():
+            raise ValueError(f"{path} does not belong here: the folder must hold .npy files alone")
+        files[path.stem] = path
+    if not files:
+        raise ValueError(f"{folder} holds no .npy file")
+    return files
+
+
+def _natural(name: str) -> list[tuple[bool, int, str]]:
+    """Sorts numbers inside names by their value."""
+    parts = re.findall(r"\d+|\D+", name)
+    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
+
+
+def _open(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(f"{path} is not a whole .npy array of numbers: {error}") from error
+
+
+def _read(path: Path) -> torch.Tensor:
+    array = _open(path)
+    if array.dtype.kind in "iu":
+        if array.dtype not in (np.uint8, np.int32):
+            array = array.astype(np.int64)
+    return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
+
+
+def _wrong(path: Path, expected: str, array: np.ndarray) -> ValueError:
+    return ValueError(f"{path} holds {array.dtype} {list(array.shape)}, expected {expected}")
+
+
+def _size(array: np.ndarray) -> str:
+    return f"{array.shape[-2]} x {array.shape[-1]}"

@@ -1,0 +1,347 @@
+"""Scores over a stream of pixels: one read serves every metric that is asked for."""
+
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from . import metrics as functions
+from .metrics._hscore import RCOND
+from .pixels import Pixels, as_images, boundary
+from .statistics import JointMass, LogLikelihood, Moments, PixelSample, Statistic
+from .statistics._pixel_sample import NOT_DRAWN
+
+MetricName = Literal["leep", "logme", "hscore", "regularized_hscore", "nce", "otce"]
+FeatureMetricName = Literal["logme", "hscore", "regularized_hscore", "otce"]
+Batch = Pixels | tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]
+
+OTCE_PIXELS = 10_000  # what the published experiments draw
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A row of the table of metrics that every front end reads.
+
+    Attributes:
+        statistics: what must be known of the target pixels, in the order in which it can be known; the score is
+            computed from the last one.
+        reads: which of a batch's tensors they are built from.
+        function: the score of a statistic, given the scorer's options.
+        unit: of the score.
+    """
+
+    statistics: tuple[str, ...]
+    reads: Literal["features", "logits"]
+    function: Callable[[Any, "Scorer"], Tensor]
+    unit: str
+
+
+METRICS: dict[str, Metric] = {
+    "leep": Metric(("soft_mass", "log_likelihood"), "logits", lambda x, _: functions.leep(x), "nats"),
+    "logme": Metric(
+        ("moments",), "features", lambda x, scorer: functions.logme(x, absent_classes=scorer.absent_classes), "nats"
+    ),
+    "hscore": Metric(
+        ("moments",), "features", lambda x, scorer: functions.hscore(x, rcond=scorer.rcond), "directions"
+    ),
+    "regularized_hscore": Metric(
+        ("moments",), "features", lambda x, _: functions.regularized_hscore(x), "directions"
+    ),
+    "nce": Metric(("hard_mass",), "logits", lambda x, _: functions.nce(x), "nats"),
+    "otce": Metric(("feature_sample",), "features", lambda x, scorer: scorer._otce(*x), "nats"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One metric's score of one model.
+
+    Attributes:
+        score: the mean over the repeats; higher is better.
+        repeats: the score of each sample of pixels; a single one over all pixels.
+        pixels: number of target pixels in each.
+        seconds: reading, statistics and formula of this metric. Metrics share what they can, so these do not add up.
+        standard_error: of a LEEP whose log-likelihood was taken over a sample of a stream; None where it is exact.
+    """
+
+    score: float
+    repeats: tuple[float, ...]
+    pixels: int
+    seconds: float
+    standard_error: float | None = None
+
+    @property
+    def std(self) -> float | None:
+        """Sample standard deviation over the repeats; None with a single one."""
+        return torch.tensor(self.repeats, dtype=torch.float64).std().item() if len(self.repeats) > 1 else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scorer:
+    """Scores a source model on a target data set by several metrics at once.
+
+    Args:
+        metrics: which metrics, by name.
+        num_classes: K, number of target classes.
+        num_source_classes: number of source classes, for OTCE.
+        ignore_index: label of the pixels to leave out.
+        num_pixels: pixels drawn without replacement for every metric; by default LEEP, LogME, both H-scores and NCE
+            take all pixels, OTCE draws 10,000.
+        num_repeats: how many independent samples are drawn and scored.
+        sampling: which pixels may be drawn: all labelled ones ("uniform"), equally many of each class ("per_class",
+            num_pixels // K each), or those near a change of label ("boundary").
+        boundary_radius: how near, in pixels, in rows, columns and diagonals alike.
+        seed: of the sampling.
+        softmax: metrics that read the softmax of the features instead of the features.
+        absent_classes: whether LogME leaves out classes without pixels ("skip") or, as published code does, averages
+            them in ("include").
+        rcond: the H-score drops directions whose variance is at most this times the largest.
+        stream_pixels: LEEP over a stream that can be read only once takes the log-likelihood over a uniform sample of
+            this many pixels; exact when the stream has no more.
+        device: where to compute; where the pixels are by default.
+        progress: whether to show progress bars.
+
+    Raises:
+        ValueError: an unknown metric, or options that contradict each other.
+
+    Example:
+        >>> features, labels = torch.randn(2, 3, 8, 8), torch.randint(0, 2, (2, 8, 8))
+        >>> scores = Scorer(metrics=("logme", "hscore"), num_classes=2)([(features, labels)])
+        >>> scores["logme"].pixels
+        128
+    """
+
+    metrics: tuple[MetricName, ...]
+    num_classes: int
+    num_source_classes: int | None = None
+    ignore_index: int = 255
+    num_pixels: int | None = None
+    num_repeats: int = 1
+    sampling: Literal["uniform", "per_class", "boundary"] = "uniform"
+    boundary_radius: int = 3
+    seed: int = 0
+    softmax: tuple[FeatureMetricName, ...] = ()
+    absent_classes: Literal["skip", "include"] = "skip"
+    rcond: float = RCOND
+    stream_pixels: int = 100_000
+    device: torch.device | str | None = None
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks the options."""
+        known = get_args(MetricName)
+        if unknown := [name for name in self.metrics if name not in known]:
+            raise ValueError(f"unknown metric {unknown[0]!r}; known are {', '.join(known)}")
+        if not self.metrics:
+            raise ValueError(f"no metric asked for; known are {', '.join(known)}")
+        for name in ("num_classes", "num_pixels", "num_repeats", "stream_pixels"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        draws = self.num_pixels is not None or "otce" in self.metrics
+        if not draws and (self.num_repeats > 1 or self.sampling != "uniform"):
+            raise ValueError(
+                f"num_repeats={self.num_repeats} and sampling={self.sampling!r} need num_pixels: all pixels are used now"
+            )
+
+    def __call__(self, target: Iterable[Batch], source: Iterable[Batch] | None = None) -> dict[str, Score]:
+        """The scores of the asked metrics, by name.
+
+        Args:
+            target: batches of pixels, as `Pixels` or tuples (features, labels) or (features, labels, logits). Where it
+                can be iterated again (a list, a `FeatureFolder`, a DataLoader that does not shuffle), LEEP over all
+                pixels takes two exact passes, over an iterator a single one.
+            source: the same of the source data set, seen through the same model, for OTCE.
+
+        Raises:
+            ValueError: bad pixels (the message names the batch), logits that are missing for LEEP and NCE, a missing
+                source for OTCE, or no labelled pixel.
+        """
+        seconds: dict[str, float] = defaultdict(float)
+        tables = [METRICS[name] for name in self.metrics]
+        wanted = {self._named(name, statistic) for name in self.metrics for statistic in METRICS[name].statistics}
+        samples = {f"{table.reads[:-1]}_sample" for table in tables}
+        can_read_again = iter(target) is not target
+
+        if self.num_pixels is not None:
+            found = self._collect(target, samples, seconds, progress="target")
+            images = _sampled_pixels(found.get("feature_sample"), found.get("logit_sample"))
+            found |= self._collect([images], wanted - samples - {"log_likelihood"}, seconds, sampled=True)
+        else:
+            if "log_likelihood" in wanted and not can_read_again:
+                wanted.add("logit_sample")
+            found = self._collect(target, wanted - {"log_likelihood"}, seconds, progress="target")
+            images = None
+        if "log_likelihood" in wanted:
+            if images is None and not can_read_again:
+                images = _sampled_pixels(None, found["logit_sample"])
+            found |= self._collect(
+                target if images is None else [images],
+                {"log_likelihood"},
+                seconds,
+                joint_mass=found["soft_mass"],
+                sampled=images is not None,
+                progress="target again" if images is None else None,
+            )
+        if "otce" in self.metrics:
+            if source is None:
+                raise ValueError("otce compares two data sets: a source is needed beside the target")
+            source_scorer = replace(self, num_classes=self._source_classes())
+            found["source_sample"] = source_scorer._collect(source, {"feature_sample"}, seconds, progress="source")[
+                "feature_sample"
+            ]
+        return {name: self._score(name, found, seconds) for name in self.metrics}
+
+    def _collect(
+        self,
+        batches: Iterable[Batch],
+        wanted: set[str],
+        seconds: dict[str, float],
+        *,
+        joint_mass: JointMass | None = None,
+        sampled: bool = False,
+        progress: str | None = None,
+    ) -> dict[str, Any]:
+        """The wanted statistics of all batches, in one pass; adds to `seconds` what each took."""
+        options = {"ignore_index": NOT_DRAWN if sampled else self.ignore_index, "pool_batch": not sampled}
+        builders: dict[str, Callable[[Pixels], Statistic]] = {
+            "moments": lambda x: Moments.from_pixels(x.features, x.labels, num_classes=self.num_classes, **options),
+            "softmax_moments": lambda x: Moments.from_pixels(
+                x.features.softmax(1, torch.float64), x.labels, num_classes=self.num_classes, **options
+            ),
+            "hard_mass": lambda x: JointMass.from_pixels(
+                _logits(x), x.labels, num_classes=self.num_classes, hard=True, **options
+            ),
+            "soft_mass": lambda x: JointMass.from_pixels(
+                _logits(x), x.labels, num_classes=self.num_classes, **options
+            ),
+            "log_likelihood": lambda x: LogLikelihood.from_pixels(
+                _logits(x), x.labels, joint_mass=joint_mass, **options
+            ),
+            "feature_sample": lambda x: self._draw(x, x.features, self.num_pixels or OTCE_PIXELS),
+            "logit_sample": lambda x: self._draw(x, _logits(x), self.num_pixels or self.stream_pixels),
+        }
+        found: dict[str, Any] = {}
+        start = time.perf_counter()
+        stream = _as_pixels(tqdm(batches, progress, unit="batch", disable=not (self.progress and progress)))
+        for pixels in stream:
+            pixels = pixels.to(self.device)
+            seconds["read"] += time.perf_counter() - start
+            for name in wanted:
+                start = time.perf_counter()
+                try:
+                    statistic = builders[name](pixels)
+                except ValueError as error:
+                    raise ValueError(f"{pixels.name}: {error}" if pixels.name else str(error)) from error
+                found[name] = found[name] + statistic if name in found else statistic
+                seconds[name] += time.perf_counter() - start
+            start = time.perf_counter()
+        if not found and wanted:
+            raise ValueError("no batch of pixels: the data set is empty")
+        for statistic in found.values():
+            statistic.faults.check(self.num_classes, self.ignore_index)
+        return {
+            name: self._joined(statistic) if name.endswith("_sample") else statistic for name, statistic in found.items()
+        }
+
+    def _draw(self, pixels: Pixels, features: Tensor, size: int) -> PixelSample:
+        eligible = None
+        if self.sampling == "per_class":
+            classes = torch.arange(self.num_classes, device=pixels.labels.device).reshape(-1, 1, 1, 1)
+            eligible = pixels.labels == classes
+            size = max(1, size // self.num_classes)
+        elif self.sampling == "boundary":
+            eligible = boundary(pixels.labels, self.boundary_radius, self.ignore_index)
+        return PixelSample.from_pixels(
+            features,
+            pixels.labels,
+            size=size,
+            num_classes=self.num_classes,
+            ignore_index=self.ignore_index,
+            eligible=eligible,
+            num_repeats=self.num_repeats,
+            seed=self.seed,
+            stream=pixels.stream,
+            offset=pixels.offset,
+        )
+
+    def _joined(self, sample: PixelSample) -> PixelSample:
+        """The groups of a sample as one, with a word where there were fewer pixels than asked for."""
+        sample = sample.join_groups()
+        count = int(sample.count.min())
+        if self.num_pixels is not None and count < sample.key.shape[-1]:
+            warnings.warn(
+                f"asked for {self.num_pixels:,} pixels, but {self.sampling} sampling finds {count:,}: all are used",
+                stacklevel=2,
+            )
+        return sample
+
+    def _score(self, name: str, found: dict[str, Any], seconds: dict[str, float]) -> Score:
+        start = time.perf_counter()
+        table = METRICS[name]
+        statistic = found[self._named(name, table.statistics[-1])]
+        operand = (found["source_sample"], statistic) if name == "otce" else statistic
+        repeats = table.function(operand, self).reshape(-1)
+        if repeats.isnan().any():
+            raise ValueError(f"{name}: no labelled pixel: every label is ignore_index={self.ignore_index}")
+        error = None
+        if name == "leep" and self.num_pixels is None and "logit_sample" in found:
+            error = statistic.standard_error(found["logit_sample"].population).item()
+        values = tuple(repeats.tolist())
+        used = [self._named(name, part) for part in table.statistics]
+        if self.num_pixels is not None:
+            used.append(f"{table.reads[:-1]}_sample")
+        return Score(
+            score=sum(values) / len(values),
+            repeats=values,
+            pixels=int(statistic.count.min()),
+            seconds=seconds["read"] + sum(seconds[part] for part in set(used)) + time.perf_counter() - start,
+            standard_error=error,
+        )
+
+    def _otce(self, source: PixelSample, target: PixelSample) -> Tensor:
+        if "otce" in self.softmax:
+            source, target = (
+                replace(sample, features=sample.features.softmax(-1, torch.float64)) for sample in (source, target)
+            )
+        repeats = tqdm(range(self.num_repeats), "coupling", unit="repeat", disable=not self.progress)
+        classes = {"num_classes": self.num_classes, "num_source_classes": self._source_classes()}
+        return torch.stack([functions.otce(source[repeat], target[repeat], **classes) for repeat in repeats])
+
+    def _source_classes(self) -> int:
+        if self.num_source_classes is None:
+            raise ValueError("otce needs num_source_classes")
+        return self.num_source_classes
+
+    def _named(self, metric: str, statistic: str) -> str:
+        """The statistic's name, which tells whether it is of the softmax of the features."""
+        return f"softmax_{statistic}" if metric in self.softmax and statistic == "moments" else statistic
+
+
+def _logits(pixels: Pixels) -> Tensor:
+    if pixels.logits is None:
+        raise ValueError("leep and nce read the source model's class scores: give batches (features, labels, logits)")
+    return pixels.logits
+
+
+def _as_pixels(batches: Iterable[Batch]) -> Iterator[Pixels]:
+    offset = 0
+    for batch in batches:
+        if isinstance(batch, Pixels):
+            yield batch
+        else:
+            features, labels = as_images(*batch[:2])
+            logits = as_images(batch[2], batch[1])[0] if len(batch) == 3 else None
+            yield Pixels(features, labels, logits, offset=offset)
+            offset += labels.numel()
+
+
+def _sampled_pixels(features: PixelSample | None, logits: PixelSample | None) -> Pixels:
+    """Samples as a batch of pixels, one image a repeat."""
+    images = [sample.as_images() for sample in (features, logits) if sample is not None]
+    return Pixels(*images[0], logits=None if logits is None else images[-1][0])
