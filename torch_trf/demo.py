@@ -56,14 +56,14 @@ def _street(height: int, width: int, generator: torch.Generator) -> Int64[Tensor
         return low + (high - low) * torch.rand((), generator=generator).item()
 
     rows, columns = torch.arange(height).unsqueeze(1) / height, torch.arange(width) / width
-    roof = uniform(0.2, 0.35) + 0.08 * torch.sin(columns * uniform(8, 20) + uniform(0, 6)).sign()
+    roof = uniform(0.2, 0.35) + 0.08 * torch.sin(columns * uniform(8.0, 20.0) + uniform(0.0, 6.0)).sign()
     kerb = uniform(0.55, 0.65)
     labels = torch.where(rows < roof, 0, 1).masked_fill(rows > kerb, 3)
     middle = (columns - uniform(0.4, 0.6)).abs()
     labels = labels.masked_fill((rows > kerb) & (middle < 0.1 + 0.8 * (rows - kerb)), 2)
     for label, number, tall, wide in ((4, 3, 0.3, 0.15), (7, 3, 0.5, 0.01), (5, 3, 0.12, 0.15), (6, 4, 0.16, 0.03)):
         for _ in range(number):
-            foot, side = uniform(kerb, kerb + 0.2), uniform(0, 1)
+            foot, side = uniform(kerb, kerb + 0.2), uniform(0.0, 1.0)
             inside = (rows < foot) & (rows > foot - tall) & ((columns - side).abs() < wide / 2)
             labels = labels.masked_fill(inside, label)
     return labels.masked_fill(rows > 1 - 0.05, IGNORE_INDEX)  # the bonnet of the camera's own car

@@ -169,7 +169,7 @@ def regularized_hscore(
     Example:
         >>> features = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
         >>> round(torch_trf.regularized_hscore(features, torch.tensor([0, 0, 1, 1])).item(), 3)
-        1.098
+        1.301
     """
     moments, num_classes = _moments(features, labels, num_classes, ignore_index)
     return _checked(metrics.regularized_hscore(moments), moments.faults, num_classes, ignore_index)

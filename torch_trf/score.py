@@ -5,7 +5,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from .statistics._pixel_sample import NOT_DRAWN
 MetricName = Literal["leep", "logme", "hscore", "regularized_hscore", "nce", "otce"]
 FeatureMetricName = Literal["logme", "hscore", "regularized_hscore", "otce"]
 Batch = Pixels | tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]
+Batches = Iterable[Batch] if TYPE_CHECKING else Iterable  # a run-time check of an iterator's items would use them up
 
 OTCE_PIXELS = 10_000  # what the published experiments draw
 
@@ -117,7 +118,7 @@ class Scorer:
         128
     """
 
-    metrics: tuple[MetricName, ...]
+    metrics: tuple[str, ...]
     num_classes: int
     num_source_classes: int | None = None
     ignore_index: int = 255
@@ -126,7 +127,7 @@ class Scorer:
     sampling: Literal["uniform", "per_class", "boundary"] = "uniform"
     boundary_radius: int = 3
     seed: int = 0
-    softmax: tuple[FeatureMetricName, ...] = ()
+    softmax: tuple[str, ...] = ()
     absent_classes: Literal["skip", "include"] = "skip"
     rcond: float = RCOND
     stream_pixels: int = 100_000
@@ -135,11 +136,11 @@ class Scorer:
 
     def __post_init__(self) -> None:
         """Checks the options."""
-        known = get_args(MetricName)
-        if unknown := [name for name in self.metrics if name not in known]:
-            raise ValueError(f"unknown metric {unknown[0]!r}; known are {', '.join(known)}")
+        for option, known in (("metrics", get_args(MetricName)), ("softmax", get_args(FeatureMetricName))):
+            if unknown := [name for name in getattr(self, option) if name not in known]:
+                raise ValueError(f"{option}: {unknown[0]!r} is none of {', '.join(known)}")
         if not self.metrics:
-            raise ValueError(f"no metric asked for; known are {', '.join(known)}")
+            raise ValueError(f"no metric asked for; known are {', '.join(METRICS)}")
         for name in ("num_classes", "num_pixels", "num_repeats", "stream_pixels"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
@@ -149,7 +150,7 @@ class Scorer:
                 f"num_repeats={self.num_repeats} and sampling={self.sampling!r} need num_pixels: all pixels are used now"
             )
 
-    def __call__(self, target: Iterable[Batch], source: Iterable[Batch] | None = None) -> dict[str, Score]:
+    def __call__(self, target: Batches, source: Batches | None = None) -> dict[str, Score]:
         """The scores of the asked metrics, by name.
 
         Args:
@@ -199,7 +200,7 @@ class Scorer:
 
     def _collect(
         self,
-        batches: Iterable[Batch],
+        batches: Batches,
         wanted: set[str],
         seconds: dict[str, float],
         *,
@@ -228,19 +229,18 @@ class Scorer:
         }
         found: dict[str, Any] = {}
         start = time.perf_counter()
-        stream = _as_pixels(tqdm(batches, progress, unit="batch", disable=not (self.progress and progress)))
-        for pixels in stream:
-            pixels = pixels.to(self.device)
-            seconds["read"] += time.perf_counter() - start
-            for name in wanted:
+        with tqdm(batches, progress, unit="batch", disable=not (self.progress and progress)) as bar:
+            for pixels in (pixels.to(self.device) for pixels in _as_pixels(bar)):
+                seconds["read"] += time.perf_counter() - start
+                for name in wanted:
+                    start = time.perf_counter()
+                    try:
+                        statistic = builders[name](pixels)
+                    except ValueError as error:
+                        raise ValueError(f"{pixels.name}: {error}" if pixels.name else str(error)) from error
+                    found[name] = found[name] + statistic if name in found else statistic
+                    seconds[name] += time.perf_counter() - start
                 start = time.perf_counter()
-                try:
-                    statistic = builders[name](pixels)
-                except ValueError as error:
-                    raise ValueError(f"{pixels.name}: {error}" if pixels.name else str(error)) from error
-                found[name] = found[name] + statistic if name in found else statistic
-                seconds[name] += time.perf_counter() - start
-            start = time.perf_counter()
         if not found and wanted:
             raise ValueError("no batch of pixels: the data set is empty")
         for statistic in found.values():
@@ -329,7 +329,7 @@ def _logits(pixels: Pixels) -> Tensor:
     return pixels.logits
 
 
-def _as_pixels(batches: Iterable[Batch]) -> Iterator[Pixels]:
+def _as_pixels(batches: Batches) -> Iterator[Pixels]:
     offset = 0
     for batch in batches:
         if isinstance(batch, Pixels):

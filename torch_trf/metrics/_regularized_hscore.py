@@ -28,7 +28,7 @@ def regularized_hscore(moments: Moments) -> Float64[Tensor, "*batch"]:
         >>> features = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
         >>> moments = Moments.from_pixels(features, torch.tensor([0, 0, 1, 1]), num_classes=2)
         >>> round(regularized_hscore(moments).item(), 3)
-        1.098
+        1.301
 
     Source: S. Ibrahim, N. Ponomareva and R. Mazumder, "Newer is not always better: Rethinking transferability metrics,
     their peculiarities, stability and performance", 2021, section 4; O. Ledoit and M. Wolf, "A well-conditioned

@@ -1,0 +1,185 @@
+"""The command line: what it prints, what it writes, and how it fails."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import torch_trf
+from torch_trf.cli import main
+from torch_trf.demo import IGNORE_INDEX, make_feature_folder
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+ALL = ["leep", "logme", "hscore", "regularized_hscore", "nce", "otce"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A source and a target folder of three small images each."""
+    folder = tmp_path_factory.mktemp("data")
+    for seed, name in enumerate(("source", "target")):
+        make_feature_folder(folder / name, shift=0.5 * seed, seed=seed, num_images=3, height=24, width=32)
+    return folder
+
+
+@pytest.fixture
+def score(data, tmp_path):
+    """Runs `torch-trf score` on the target and returns what it wrote."""
+
+    def run(*options):
+        output = tmp_path / "scores.json"
+        arguments = ["--target", data / "target", "--source", data / "source", "--output", output, *options]
+        assert main(["score", *map(str, arguments)]) == 0
+        return json.loads(output.read_text())
+
+    return run
+
+
+def tensors(folder):
+    """A folder as one batch."""
+    images = list(torch_trf.FeatureFolder(folder))
+    return torch.cat([image.features for image in images]), torch.cat([image.labels for image in images])
+
+
+def test_scores_are_those_of_the_functions(data, score):
+    result = score("--metrics", *ALL[:5], "--ignore_index", IGNORE_INDEX)
+    features, labels = tensors(data / "target")
+    for name in ALL[:5]:
+        expected = getattr(torch_trf, name)(features, labels, ignore_index=IGNORE_INDEX).item()
+        assert result["scores"][name]["score"] == pytest.approx(expected, rel=1e-10)
+        assert result["scores"][name]["pixels"] == (labels != IGNORE_INDEX).sum()
+        assert result["scores"][name]["std"] is None
+    assert result["num_classes"] == 8
+    assert set(result["versions"]) == {"torch_trf", "python", "torch", "numpy", "POT"}
+
+
+def test_table_and_json_tell_every_metric(score, capsys):
+    options = ["--num_pixels", "100", "--num_repeats", "3", "--sampling", "per_class"]
+    result = score("--metrics", *ALL, "--ignore_index", IGNORE_INDEX, *options)
+    lines = capsys.readouterr().out.splitlines()
+    for name in ALL:
+        row = next(line.split() for line in lines if line.startswith(f"{name} "))
+        found = result["scores"][name]
+        assert float(row[1]) == pytest.approx(found["score"], abs=1e-6)
+        assert float(row[2]) == pytest.approx(found["std"], abs=1e-6)
+        assert len(found["repeats"]) == 3
+        assert found["pixels"] <= 100
+        assert found["seconds"] > 0
+    assert result["settings"]["sampling"] == "per_class"
+    assert result["settings"]["num_repeats"] == 3
+
+
+def test_yaml_and_options_say_the_same(score, tmp_path):
+    config = tmp_path / "own.yaml"
+    settings = {"metrics": ["hscore", "logme"], "softmax": ["hscore"], "ignore_index": IGNORE_INDEX, "num_pixels": 50}
+    config.write_text(yaml.safe_dump(settings))
+    by_file = score("--config", config)["scores"]
+    by_option = score(
+        *("--metrics", "hscore", "logme", "--softmax", "hscore", "--ignore_index", IGNORE_INDEX, "--num_pixels", 50)
+    )["scores"]
+    assert {name: by_file[name]["score"] for name in by_file} == {name: by_option[name]["score"] for name in by_option}
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_runs(score, config):
+    metrics = ["--metrics", "leep", "logme", "hscore", "otce"] if config.stem == "published" else []
+    result = score("--config", config, *metrics)
+    assert set(result["scores"]) == ({"leep", "logme", "hscore", "otce"} if metrics else {config.stem})
+
+
+def test_published_conventions(data, score):
+    published = Path(__file__).parent.parent / "configs" / "published.yaml"
+    result = score("--config", published, "--metrics", "leep", "logme", "hscore", "otce")["scores"]
+    features, labels = tensors(data / "target")
+    source = tensors(data / "source")
+    options = {"ignore_index": IGNORE_INDEX}
+    expected = {
+        "leep": torch_trf.leep(features, labels, **options),
+        "logme": torch_trf.logme(features, labels, absent_classes="include", **options),
+        "hscore": torch_trf.hscore(features.double().softmax(1), labels, rcond=1e-5, **options),
+        "otce": torch_trf.otce(*source, features, labels, **options),
+    }
+    for name, value in expected.items():
+        assert result[name]["score"] == pytest.approx(value.item(), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ([], "required: score.target"),
+        (["--target", "{data}/none"], "is not a folder"),
+        (["--target", "{data}/target", "--metrics", "leap"], "leap"),
+        (["--target", "{data}/target", "--metrics", "otce"], "give --source DIR"),
+        (["--target", "{data}/target", "--num_classes", "5"], "outside [0, 5) and not ignore_index=255"),
+        (["--target", "{data}/target", "--num_repeats", "3"], "need num_pixels"),
+        (["--target", "{data}/target", "--device", "cuda:99"], "cuda:99"),
+        (["--target", "{data}/target", "--output", "{data}/none/scores.json"], "cannot be written"),
+        (["--target", "{data}/target", "--config", "{data}/none.yaml"], "none.yaml"),
+        (["--target", "{data}/broken"], "0.npy is not a whole .npy array"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*different labels")
+def test_wrong_input_is_one_line_and_exit_code_2(data, capsys, options, word):
+    for name in ("final", "label"):
+        (data / "broken" / name).mkdir(parents=True, exist_ok=True)
+        (data / "broken" / name / "0.npy").touch()
+    assert main(["score", *(option.format(data=data) for option in options)]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("torch-trf: error")]
+    assert len(lines) == 1
+    assert word in lines[0]
+
+
+def test_debug_shows_the_error(data):
+    with pytest.raises(ValueError, match="is not a folder"):
+        main(["score", "--target", str(data / "none"), "--debug"])
+
+
+def test_labels_that_look_like_an_ignore_index_are_noticed(data, capsys):
+    assert main(["score", "--target", str(data / "target"), "--metrics", "logme"]) == 0
+    assert "if 250 means 'ignore', give --ignore_index 250" in capsys.readouterr().err
+
+
+def test_failed_write_leaves_the_old_file(score, tmp_path, monkeypatch):
+    before = score("--metrics", "logme", "--ignore_index", IGNORE_INDEX)
+    monkeypatch.setattr("torch_trf.cli.os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(AssertionError):
+        score("--metrics", "nce", "--ignore_index", IGNORE_INDEX)
+    assert json.loads((tmp_path / "scores.json").read_text()) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.json"]
+
+
+def test_runs_as_module(data):
+    command = [sys.executable, "-m", "torch_trf", "score", "--target", str(data / "target"), "--ignore_index", "250"]
+    done = subprocess.run([*command, "--metrics", "logme"], capture_output=True, text=True, check=True)
+    assert "logme" in done.stdout
+
+
+def test_demo_scores_every_metric_and_keeps_its_folders(tmp_path, capsys):
+    assert main(["demo", "--output", str(tmp_path)]) == 0
+    scores = json.loads((tmp_path / "scores.json").read_text())["scores"]
+    assert list(scores) == ALL
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "target", "scores.json"}
+    assert "$ torch-trf score" in capsys.readouterr().out
+
+
+def test_demo_data_is_seeded(tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        make_feature_folder(tmp_path / name, shift=0.3, seed=seed, num_images=1)
+    a, b, c = (np.load(tmp_path / name / "final" / "0.npy") for name in "abc")
+    assert (a == b).all()
+    assert (a != c).any()
+
+
+def test_demo_scores_fall_with_the_distance_of_the_domain(tmp_path):
+    scores = []
+    for shift in (0.0, 0.5, 1.0):
+        make_feature_folder(tmp_path / str(shift), shift=shift)
+        features, labels = tensors(tmp_path / str(shift))
+        scores.append([getattr(torch_trf, name)(features, labels, ignore_index=IGNORE_INDEX) for name in ALL[:5]])
+    for near, middle, far in zip(*scores, strict=True):
+        assert near > middle > far

@@ -1,0 +1,126 @@
+"""Feature folders: what is read, in which order, and what is refused."""
+
+import numpy as np
+import pytest
+import torch
+
+from torch_trf import FeatureFolder
+
+
+def write(folder, features=None, labels=None, name="0"):
+    """One image of a feature folder."""
+    for subfolder, array in (("final", features), ("label", labels)):
+        (folder / subfolder).mkdir(exist_ok=True)
+        if array is not None:
+            np.save(folder / subfolder / f"{name}.npy", array)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three images whose natural order is not that of their names as text, each of its own size."""
+    for name, height in (("2", 4), ("10", 5), ("1", 3)):
+        write(tmp_path, np.full((3, height, 6), int(name), np.float32), np.zeros((height, 6), np.int64), name)
+    return tmp_path
+
+
+def test_reads_images_in_natural_order(folder):
+    images = list(FeatureFolder(folder))
+    assert [image.features[0, 0, 0, 0].item() for image in images] == [1, 2, 10]
+    assert [image.labels.shape for image in images] == [(1, 3, 6), (1, 4, 6), (1, 5, 6)]
+    assert [image.stream for image in images] == [0, 1, 2]
+    assert all(image.logits is image.features for image in images)
+
+
+def test_logits_may_lie_elsewhere(folder):
+    (folder / "logits").mkdir()
+    for name, height in (("2", 4), ("10", 5), ("1", 3)):
+        np.save(folder / "logits" / f"{name}.npy", np.ones((7, height, 6), np.float16))
+    assert next(iter(FeatureFolder(folder, logit_name="logits"))).logits.shape == (1, 7, 3, 6)
+    assert next(iter(FeatureFolder(folder, logit_name=None))).logits is None
+
+
+@pytest.mark.parametrize("feature_type", [np.float16, np.float32, np.float64, ">f4"])
+@pytest.mark.parametrize("label_type", [np.uint8, np.int8, np.int16, np.uint16, np.int32, np.uint32, np.int64, ">i4"])
+def test_reads_every_type(tmp_path, feature_type, label_type):
+    write(tmp_path, np.full((2, 3, 4), 1.5, feature_type), np.full((3, 4), 7, label_type))
+    image = next(iter(FeatureFolder(tmp_path)))
+    assert (image.features == 1.5).all()
+    assert (image.labels == 7).all()
+
+
+def test_draws_images_by_seed(tmp_path):
+    for k in range(12):
+        write(tmp_path, np.zeros((1, 1, 1), np.float32), np.zeros((1, 1), np.uint8), str(k))
+    drawn = [FeatureFolder(tmp_path, num_images=5, seed=seed).names for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert len(set(drawn[0])) == 5
+    assert len(FeatureFolder(tmp_path, num_images=100)) == 12
+
+
+def test_counts_classes(tmp_path):
+    write(tmp_path, np.zeros((1, 2, 2), np.float32), np.array([[0, 3], [3, 250]], np.uint8))
+    assert FeatureFolder(tmp_path).class_counts(ignore_index=250) == {0: 1, 3: 2}
+
+
+IMAGE, LABELS = np.zeros((2, 3, 4), np.float32), np.zeros((3, 4), np.int64)
+
+
+@pytest.mark.parametrize(
+    ("features", "labels", "word"),
+    [
+        (IMAGE, None, "no partner"),
+        (None, LABELS, "no .npy file"),
+        (IMAGE, LABELS[:2], "grid of 3 x 4"),
+        (IMAGE[0], LABELS, r"\[3, 4\], expected"),
+        (IMAGE, LABELS[None], r"\[1, 3, 4\], expected"),
+        (IMAGE.astype(np.int32), LABELS, "int32"),
+        (IMAGE, LABELS.astype(np.float32), "float32"),
+        (IMAGE, LABELS.astype(bool), "bool"),
+        (IMAGE.astype(np.complex64), LABELS, "complex64"),
+        (IMAGE.astype(object), LABELS, "not a whole .npy array"),
+    ],
+)
+def test_refuses_what_does_not_fit_and_names_the_file(tmp_path, features, labels, word):
+    if features is not None and labels is None:
+        write(tmp_path, features, LABELS, "1")
+    write(tmp_path, features, labels)
+    with pytest.raises(ValueError, match=word) as error:
+        FeatureFolder(tmp_path)
+    assert str(tmp_path) in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"not an array"])
+def test_refuses_a_broken_file(folder, content):
+    (folder / "final" / "2.npy").write_bytes(content)
+    with pytest.raises(ValueError, match=r"final/2\.npy is not a whole \.npy array"):
+        FeatureFolder(folder)
+
+
+def test_refuses_a_file_that_is_cut_off(folder):
+    path = folder / "final" / "10.npy"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"final/10\.npy is not a whole \.npy array"):
+        FeatureFolder(folder)
+
+
+def test_refuses_a_stray_file(folder):
+    (folder / "label" / "notes.txt").touch()
+    with pytest.raises(ValueError, match=r"label/notes\.txt does not belong here"):
+        FeatureFolder(folder)
+
+
+def test_refuses_other_channels(folder):
+    write(folder, np.zeros((4, 4, 6), np.float32), np.zeros((4, 6), np.int64), "2")
+    with pytest.raises(ValueError, match=r"final/2\.npy has 4 channels, the first file has 3"):
+        FeatureFolder(folder)
+
+
+def test_refuses_a_missing_folder(tmp_path):
+    with pytest.raises(ValueError, match="is not a folder"):
+        FeatureFolder(tmp_path / "none")
+
+
+def test_tensors_own_their_memory(folder):
+    image = next(iter(FeatureFolder(folder)))
+    image.features.add_(1)
+    assert torch.equal(next(iter(FeatureFolder(folder))).features, image.features - 1)
