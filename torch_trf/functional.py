@@ -229,9 +229,7 @@ def _num_classes(labels: Tensor, num_classes: int | None, ignore_index: int) -> 
     return max(int(labels.where(labels != ignore_index, 0).max()) + 1, 1)
 
 
-def _moments(
-    features: Tensor, labels: Tensor, num_classes: int | None, ignore_index: int
-) -> tuple[Moments, int]:
+def _moments(features: Tensor, labels: Tensor, num_classes: int | None, ignore_index: int) -> tuple[Moments, int]:
     num_classes = _num_classes(labels, num_classes, ignore_index)
     return Moments.from_pixels(features, labels, num_classes=num_classes, ignore_index=ignore_index), num_classes
 

@@ -51,7 +51,10 @@ def otce(
         )
     scores = target.features.new_full(target.batch_shape, torch.nan, dtype=torch.float64)
     for index in np.ndindex(*target.batch_shape):
-        (source_features, source_labels), (target_features, target_labels) = source[index].drawn(), target[index].drawn()
+        (source_features, source_labels), (target_features, target_labels) = (
+            source[index].drawn(),
+            target[index].drawn(),
+        )
         if len(source_labels) and len(target_labels):
             mass = joint_label_mass(
                 source_features,

@@ -36,7 +36,10 @@ class Faults(Statistic):
 
     @classmethod
     def from_pixels(
-        cls, labels: Integer[Tensor, "*batch pixels"], bad: Bool[Tensor, "*batch pixels"], non_finite: Bool[Tensor, "..."]
+        cls,
+        labels: Integer[Tensor, "*batch pixels"],
+        bad: Bool[Tensor, "*batch pixels"],
+        non_finite: Bool[Tensor, "..."],
     ) -> "Faults":
         """The faults of pixels with these labels, where labels are bad and where features are not finite."""
         labels = labels.to(torch.int64)

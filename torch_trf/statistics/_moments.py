@@ -147,6 +147,10 @@ class Moments(Statistic):
         moments = self.around(self.origin.take_along_dim(first.unsqueeze(-1), 0).expand_as(self.origin))
         return type(self)(
             moments.origin[0],
-            *(getattr(moments, name).sum(0) for name in type(self).__dataclass_fields__ if name not in ("origin", "faults")),
+            *(
+                getattr(moments, name).sum(0)
+                for name in type(self).__dataclass_fields__
+                if name not in ("origin", "faults")
+            ),
             faults=self.faults._pool(),
         )

@@ -102,7 +102,9 @@ class Statistic:
         """
         values: dict[str, Any] = {}
         for field in fields(cls):  # type: ignore[arg-type]
-            inner = {name.partition(".")[2]: value for name, value in state.items() if name.startswith(f"{field.name}.")}
+            inner = {
+                name.partition(".")[2]: value for name, value in state.items() if name.startswith(f"{field.name}.")
+            }
             if inner:
                 values[field.name] = field.type.from_state(inner)  # type: ignore[union-attr]
             elif field.name in state:

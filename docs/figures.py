@@ -1,0 +1,75 @@
+"""Draws docs/scores.png, the README's picture: how the scores fall as the target domain moves away from the model's.
+
+    python docs/figures.py
+"""
+
+import tempfile
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+
+import torch_trf
+from torch_trf.demo import CLASSES, IGNORE_INDEX, make_feature_folder
+from torch_trf.score import METRICS, Scorer
+
+SHIFTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+SHOWN = (0.0, 0.5, 1.0)  # whose predictions are drawn
+
+
+def predictions(image: torch_trf.pixels.Pixels) -> torch.Tensor:
+    """The most probable target class of every pixel, given what the source model's classes turned out to mean."""
+    options = {"num_classes": len(CLASSES), "ignore_index": IGNORE_INDEX}
+    joint_mass = torch_trf.statistics.JointMass.from_pixels(image.features, image.labels, **options)
+    theta = image.features[0].double().softmax(0)
+    best = torch.einsum("kz,zhw->khw", joint_mass.target_given_source, theta).argmax(0)
+    return best.masked_fill(image.labels[0] == IGNORE_INDEX, IGNORE_INDEX)
+
+
+def main() -> None:
+    """Scores the domains and draws them."""
+    scorer = Scorer(
+        metrics=tuple(METRICS),
+        num_classes=len(CLASSES),
+        num_source_classes=len(CLASSES),
+        ignore_index=IGNORE_INDEX,
+        num_pixels=2000,
+        num_repeats=5,
+        progress=True,
+    )
+    scores, images = [], {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        make_feature_folder(folder / "source", shift=0.0, seed=0)
+        for shift in SHIFTS:
+            make_feature_folder(folder / str(shift), shift=shift, seed=1)
+            target = torch_trf.FeatureFolder(folder / str(shift))
+            scores.append(scorer(target, torch_trf.FeatureFolder(folder / "source")))
+            images[shift] = next(iter(target))
+
+    colors = plt.get_cmap("tab10", len(CLASSES)).with_extremes(over="white")
+    figure = plt.figure(figsize=(11, 6.2), layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=(1, 1.25))
+    pictures = [("labels of the target", images[0.0].labels[0])]
+    pictures += [(f"predictions at distance {shift:g}", predictions(images[shift])) for shift in SHOWN]
+    axes = above.subplots(1, len(pictures))
+    for axis, (title, picture) in zip(axes, pictures, strict=True):
+        drawn = axis.imshow(picture, cmap=colors, vmin=-0.5, vmax=len(CLASSES) - 0.5, interpolation="nearest")
+        axis.set_title(title, fontsize=10)
+        axis.set_axis_off()
+    bar = above.colorbar(drawn, ax=axes, ticks=range(len(CLASSES)), shrink=0.95, extend="neither")
+    bar.ax.set_yticklabels(CLASSES, fontsize=8)
+    for axis, (name, metric) in zip(below.subplots(1, len(METRICS)), METRICS.items(), strict=True):
+        axis.errorbar(
+            SHIFTS, [row[name].score for row in scores], [row[name].std for row in scores], marker="o", ms=4, capsize=3
+        )
+        axis.set_title(name, fontsize=10)
+        axis.set_ylabel(metric.unit, fontsize=9)
+        axis.tick_params(labelsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+    below.supxlabel("distance of the target domain from the model's own", fontsize=10)
+    figure.savefig(Path(__file__).parent / "scores.png", dpi=110)
+
+
+if __name__ == "__main__":
+    main()
