@@ -1,6 +1,6 @@
 """Checks every CUDA path against the CPU and times it; needs a GPU and the built extension.
 
-    pip install --no-build-isolation -e . && python benchmarks/device.py [--output benchmarks/results/FILE.md]
+pip install --no-build-isolation -e . && python benchmarks/device.py [--output benchmarks/results/FILE.md]
 """
 
 import argparse
@@ -73,7 +73,10 @@ def check_scores() -> int:
     for options, target in (
         ({"metrics": every}, lambda: stream),
         ({"metrics": every, "stream_pixels": 500}, lambda: iter(stream)),
-        ({"metrics": (*every, "otce"), "num_pixels": 300, "num_repeats": 3, "num_source_classes": NUM_CLASSES}, lambda: stream),
+        (
+            {"metrics": (*every, "otce"), "num_pixels": 300, "num_repeats": 3, "num_source_classes": NUM_CLASSES},
+            lambda: stream,
+        ),
         ({"metrics": every, "num_pixels": 300, "sampling": "per_class"}, lambda: stream),
         ({"metrics": every, "num_pixels": 300, "sampling": "boundary"}, lambda: stream),
     ):

@@ -1,6 +1,6 @@
 """Peak memory of scoring a folder of 400 images (12 x 180 x 240, float32: 829 MB), above that of the imports.
 
-    python benchmarks/memory.py
+python benchmarks/memory.py
 """
 
 import subprocess
@@ -35,7 +35,9 @@ def main() -> None:
             np.save(Path(temporary) / "label" / f"{k}.npy", generator.integers(0, NUM_CLASSES, (HEIGHT, WIDTH)))
         done = subprocess.run([sys.executable, "-c", SCORE, temporary], capture_output=True, text=True, check=True)
     before, peak = (int(value) / 1024 for value in done.stdout.split())
-    print(f"{IMAGES} images: peak {peak - before:.0f} MB above the {before:.0f} MB of the imports (LEEP, LogME, H-score)")
+    print(
+        f"{IMAGES} images: peak {peak - before:.0f} MB above the {before:.0f} MB of the imports (LEEP, LogME, H-score)"
+    )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """Seconds of LEEP, LogME and H-score over 830,000 pixels in memory, beside the slow references and one plain read.
 
-    python benchmarks/metrics.py
+python benchmarks/metrics.py
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,44 +16,52 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from tests import references
 
 IMAGES, HEIGHT, WIDTH, NUM_CLASSES = 20, 166, 250, 11
+METRICS = ("leep", "logme", "hscore")
+HEADER = ("metric", "channels", "layout", "seconds", "reference, seconds", "times faster", "times one read")
+
+
+def rows(channels: int) -> list[tuple[str, ...]]:
+    """The rows of the table for features of so many channels, as images and as rows of pixels."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, NUM_CLASSES, (IMAGES, HEIGHT, WIDTH), generator=generator)
+    means = 2 * torch.randn(NUM_CLASSES, channels, generator=generator)
+    noise = torch.randn(IMAGES, channels, HEIGHT, WIDTH, generator=generator)
+    images = (means[labels].movedim(-1, 1) + noise).contiguous()
+    pixels = images.movedim(1, -1).reshape(-1, channels), labels.flatten()
+    layouts = {"images": (images, labels), "rows": pixels}
+
+    functions = {
+        (name, layout): partial(getattr(torch_trf, name), *data, num_classes=NUM_CLASSES)
+        for name in METRICS
+        for layout, data in layouts.items()
+    }
+    arrays = pixels[0].double().numpy(), pixels[1].numpy()
+    references_of = {
+        "leep": partial(references.leep, *arrays),
+        "logme": partial(references.logme, *arrays, num_classes=NUM_CLASSES),
+        "hscore": partial(references.hscore, *arrays),
+    }
+    seconds = medians(functions | {"read": images.sum})
+    slow = medians(references_of, rounds=1)
+    return [
+        (
+            name,
+            str(channels),
+            layout,
+            f"{seconds[name, layout]:.3f}",
+            f"{slow[name]:.2f}",
+            f"{slow[name] / seconds[name, layout]:.1f}",
+            f"{seconds[name, layout] / seconds['read']:.1f}",
+        )
+        for name, layout in functions
+    ]
 
 
 def main() -> None:
     """Prints one table."""
-    generator = torch.Generator().manual_seed(0)
-    rows = []
-    for channels in (12, 20):
-        labels = torch.randint(0, NUM_CLASSES, (IMAGES, HEIGHT, WIDTH), generator=generator)
-        means = 2 * torch.randn(NUM_CLASSES, channels, generator=generator)
-        noise = torch.randn(IMAGES, channels, HEIGHT, WIDTH, generator=generator)
-        images = (means[labels].movedim(-1, 1) + noise).contiguous()
-        pixels = images.movedim(1, -1).reshape(-1, channels)
-        one = pixels.double().numpy(), labels.flatten().numpy()
-        times = medians(
-            {"read": images.sum}
-            | {
-                f"{name}, {layout}": lambda name=name, data=data: getattr(torch_trf, name)(*data, num_classes=NUM_CLASSES)
-                for name in ("leep", "logme", "hscore")
-                for layout, data in (("images", (images, labels)), ("rows", (pixels, labels.flatten())))
-            }
-        )
-        slow = medians({name: lambda name=name: getattr(references, name)(*one) for name in ("leep", "logme", "hscore")}, 1)
-        for name in ("leep", "logme", "hscore"):
-            for layout in ("images", "rows"):
-                seconds = times[f"{name}, {layout}"]
-                rows.append(
-                    (
-                        name,
-                        str(channels),
-                        layout,
-                        f"{seconds:.3f}",
-                        f"{slow[name]:.2f}",
-                        f"{slow[name] / seconds:.1f}",
-                        f"{seconds / times['read']:.1f}",
-                    )
-                )
-    print(f"{IMAGES * HEIGHT * WIDTH:,} pixels, {NUM_CLASSES} classes, float32, {torch.get_num_threads()} threads, medians")
-    print(table(("metric", "channels", "layout", "seconds", "reference, seconds", "times faster", "times one read"), rows))
+    pixels, threads = IMAGES * HEIGHT * WIDTH, torch.get_num_threads()
+    print(f"{pixels:,} pixels, {NUM_CLASSES} classes, float32, {threads} threads, medians\n")
+    print(table(HEADER, rows(12) + rows(20)))
 
 
 if __name__ == "__main__":

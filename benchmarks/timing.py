@@ -2,15 +2,15 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 import torch
 
 
-def medians(functions: dict[str, Callable[[], object]], rounds: int = 7) -> dict[str, float]:
+def medians(functions: dict[Hashable, Callable[[], object]], rounds: int = 7) -> dict[Hashable, float]:
     """Median seconds of each function, measured in turn so that a drift of the machine meets all alike."""
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for name, function in functions.items():
+    seconds: dict[Hashable, list[float]] = {name: [] for name in functions}
+    for function in functions.values():
         function()  # warm up
     for _ in range(rounds):
         for name, function in functions.items():

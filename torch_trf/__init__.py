@@ -1,8 +1,8 @@
 """Transferability of pretrained segmentation models, from features and labels, without fine-tuning.
 
-    torch_trf.logme(features, labels)           one score from tensors
-    torch_trf.metrics.logme(moments)            the same metric over statistics, batched over leading dimensions
-    torch_trf.Scorer(metrics=("logme",), ...)   scores over a stream of pixels or a folder of features
+torch_trf.logme(features, labels)           one score from tensors
+torch_trf.metrics.logme(moments)            the same metric over statistics, batched over leading dimensions
+torch_trf.Scorer(metrics=("logme",), ...)   scores over a stream of pixels or a folder of features
 """
 
 from . import metrics, statistics

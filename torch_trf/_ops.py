@@ -207,7 +207,7 @@ def _load_extension() -> None:
             _loaded.add("cuda")
         except OSError as error:
             warnings.warn(
-                f"torch_trf's CUDA kernels do not load with this PyTorch, which has CUDA {torch.version.cuda} ({error})."
+                f"torch_trf's CUDA kernels do not load with this PyTorch (CUDA {torch.version.cuda}): {error}."
                 " CPU kernels work; CUDA tensors take the slow reference. Build them for this PyTorch:"
                 " pip install --no-build-isolation --no-deps --force-reinstall torch_trf",
                 stacklevel=2,

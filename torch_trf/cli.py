@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="torch-trf",
-        description="Predicts how well a pretrained segmentation model transfers to a new data set, without fine-tuning it.",
+        description="Predicts how well a pretrained segmentation model transfers to new data, without fine-tuning it.",
         version=__version__,
         exit_on_error=False,
     )
@@ -88,9 +88,7 @@ def _score_parser() -> ArgumentParser:
     )
     own = {"metrics", "softmax", "num_classes", "num_source_classes", "stream_pixels", "device", "progress"}
     parser.add_class_arguments(Scorer, as_group=False, as_positional=False, skip=set(own))
-    parser.add_class_arguments(
-        FeatureFolder, as_group=False, as_positional=False, skip={"path", "num_images", "seed"}
-    )
+    parser.add_class_arguments(FeatureFolder, as_group=False, as_positional=False, skip={"path", "num_images", "seed"})
     parser.add_argument("--num_source_images", type=int | None, help="source images to draw; all by default")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N; auto takes a GPU if any")
     parser.add_argument("--output", type=str | None, metavar="FILE", help="JSON file to write the scores to")

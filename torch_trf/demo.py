@@ -37,7 +37,9 @@ def make_feature_folder(
     """
     generator = torch.Generator().manual_seed(seed)
     direction = 5 * torch.randn(len(CLASSES), NUM_CHANNELS, generator=torch.Generator().manual_seed(1))
-    confused = direction + shift * 5 * torch.randn(len(CLASSES), NUM_CHANNELS, generator=torch.Generator().manual_seed(2))
+    confused = direction + shift * 5 * torch.randn(
+        len(CLASSES), NUM_CHANNELS, generator=torch.Generator().manual_seed(2)
+    )
     folders = [Path(path) / name for name in ("final", "label")]
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)

@@ -60,7 +60,7 @@ class FeatureFolder:
         partners = {feature_name: self._features, label_name: self._labels}
         if logit_name is not None:
             partners[logit_name] = self._logits or {}
-        for name, files in partners.items():
+        for _name, files in partners.items():
             for other, others in partners.items():
                 if alone := sorted(files.keys() - others.keys(), key=_natural):
                     raise ValueError(f"{files[alone[0]]} has no partner {self.path / other / alone[0]}.npy")
@@ -107,9 +107,8 @@ class FeatureFolder:
                 if features.ndim != 3 or features.dtype.kind != "f" or features.dtype.itemsize > 8:
                     raise _wrong(files[name], "float16, float32 or float64 features [D, H, W]", features)
                 if features.shape[1:] != labels.shape:
-                    raise ValueError(
-                        f"{files[name]} has a grid of {_size(features)}, its labels {self._labels[name]} {_size(labels)}"
-                    )
+                    grids = f"a grid of {_size(features)}, its labels {self._labels[name]} one of {_size(labels)}"
+                    raise ValueError(f"{files[name]} has {grids}")
                 expected = channels.setdefault(files[name].parent, len(features))
                 if len(features) != expected:
                     raise ValueError(f"{files[name]} has {len(features)} channels, the first file has {expected}")
@@ -144,9 +143,8 @@ def _open(path: Path) -> np.ndarray:
 
 def _read(path: Path) -> torch.Tensor:
     array = _open(path)
-    if array.dtype.kind in "iu":
-        if array.dtype not in (np.uint8, np.int32):
-            array = array.astype(np.int64)
+    if array.dtype.kind in "iu" and array.dtype not in (np.uint8, np.int32):
+        array = array.astype(np.int64)
     return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
 
 

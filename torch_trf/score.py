@@ -5,7 +5,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -20,7 +20,10 @@ from .statistics._pixel_sample import NOT_DRAWN
 MetricName = Literal["leep", "logme", "hscore", "regularized_hscore", "nce", "otce"]
 FeatureMetricName = Literal["logme", "hscore", "regularized_hscore", "otce"]
 Batch = Pixels | tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]
-Batches = Iterable[Batch] if TYPE_CHECKING else Iterable  # a run-time check of an iterator's items would use them up
+if TYPE_CHECKING:
+    Batches: TypeAlias = Iterable[Batch]
+else:
+    Batches = Iterable  # a run-time check of an iterator's items would use them up
 
 OTCE_PIXELS = 10_000  # what the published experiments draw
 
@@ -48,12 +51,8 @@ METRICS: dict[str, Metric] = {
     "logme": Metric(
         ("moments",), "features", lambda x, scorer: functions.logme(x, absent_classes=scorer.absent_classes), "nats"
     ),
-    "hscore": Metric(
-        ("moments",), "features", lambda x, scorer: functions.hscore(x, rcond=scorer.rcond), "directions"
-    ),
-    "regularized_hscore": Metric(
-        ("moments",), "features", lambda x, _: functions.regularized_hscore(x), "directions"
-    ),
+    "hscore": Metric(("moments",), "features", lambda x, scorer: functions.hscore(x, rcond=scorer.rcond), "directions"),
+    "regularized_hscore": Metric(("moments",), "features", lambda x, _: functions.regularized_hscore(x), "directions"),
     "nce": Metric(("hard_mass",), "logits", lambda x, _: functions.nce(x), "nats"),
     "otce": Metric(("feature_sample",), "features", lambda x, scorer: scorer._otce(*x), "nats"),
 }
@@ -146,9 +145,8 @@ class Scorer:
                 raise ValueError(f"{name} must be at least 1, not {value}")
         draws = self.num_pixels is not None or "otce" in self.metrics
         if not draws and (self.num_repeats > 1 or self.sampling != "uniform"):
-            raise ValueError(
-                f"num_repeats={self.num_repeats} and sampling={self.sampling!r} need num_pixels: all pixels are used now"
-            )
+            options = f"num_repeats={self.num_repeats} and sampling={self.sampling!r}"
+            raise ValueError(f"{options} need num_pixels: all pixels are used now")
 
     def __call__(self, target: Batches, source: Batches | None = None) -> dict[str, Score]:
         """The scores of the asked metrics, by name.
@@ -209,7 +207,10 @@ class Scorer:
         progress: str | None = None,
     ) -> dict[str, Any]:
         """The wanted statistics of all batches, in one pass; adds to `seconds` what each took."""
-        options = {"ignore_index": NOT_DRAWN if sampled else self.ignore_index, "pool_batch": not sampled}
+        options: dict[str, Any] = {
+            "ignore_index": NOT_DRAWN if sampled else self.ignore_index,
+            "pool_batch": not sampled,
+        }
         builders: dict[str, Callable[[Pixels], Statistic]] = {
             "moments": lambda x: Moments.from_pixels(x.features, x.labels, num_classes=self.num_classes, **options),
             "softmax_moments": lambda x: Moments.from_pixels(
@@ -218,11 +219,9 @@ class Scorer:
             "hard_mass": lambda x: JointMass.from_pixels(
                 _logits(x), x.labels, num_classes=self.num_classes, hard=True, **options
             ),
-            "soft_mass": lambda x: JointMass.from_pixels(
-                _logits(x), x.labels, num_classes=self.num_classes, **options
-            ),
+            "soft_mass": lambda x: JointMass.from_pixels(_logits(x), x.labels, num_classes=self.num_classes, **options),
             "log_likelihood": lambda x: LogLikelihood.from_pixels(
-                _logits(x), x.labels, joint_mass=joint_mass, **options
+                _logits(x), x.labels, **options | {"joint_mass": joint_mass}
             ),
             "feature_sample": lambda x: self._draw(x, x.features, self.num_pixels or OTCE_PIXELS),
             "logit_sample": lambda x: self._draw(x, _logits(x), self.num_pixels or self.stream_pixels),
@@ -245,9 +244,9 @@ class Scorer:
             raise ValueError("no batch of pixels: the data set is empty")
         for statistic in found.values():
             statistic.faults.check(self.num_classes, self.ignore_index)
-        return {
-            name: self._joined(statistic) if name.endswith("_sample") else statistic for name, statistic in found.items()
-        }
+        for name in wanted & {"feature_sample", "logit_sample"}:
+            found[name] = self._joined(found[name])
+        return found
 
     def _draw(self, pixels: Pixels, features: Tensor, size: int) -> PixelSample:
         eligible = None

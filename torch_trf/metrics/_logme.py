@@ -25,8 +25,8 @@ def logme(moments: Moments, *, absent_classes: Literal["skip", "include"] = "ski
        - \tfrac{\beta}{2} \lVert y - F m \rVert^2 - \tfrac{\alpha}{2} \lVert m \rVert^2,
        \quad A = \alpha I + \beta F^\top F, \quad m = \beta A^{-1} F^\top y $$
 
-    and the score is the mean over classes of the evidence over N. With $F^\top F = V \mathrm{diag}(\sigma) V^\top$ all of
-    it follows from $\sigma$, $V^\top F^\top y$, $y^\top y$ and N: the features are not read again.
+    and the score is the mean over classes of the evidence over N. With $F^\top F = V \mathrm{diag}(\sigma) V^\top$
+    all of it follows from $\sigma$, $V^\top F^\top y$, $y^\top y$ and N: the features are not read again.
 
     Args:
         moments: of the target pixels. The features are taken as they are: no centring, no bias.

@@ -14,8 +14,8 @@ def regularized_hscore(moments: Moments) -> Float64[Tensor, "*batch"]:
     $$ H_a = (1 - a)\, \mathrm{tr}\!\left(\Sigma_a^{-1}\, \mathrm{cov}(\mathrm{E}[f \mid y])\right), \qquad
        \Sigma_a = (1 - a)\, \Sigma + a\, \tfrac{\mathrm{tr}\,\Sigma}{D} I $$
 
-    where $\Sigma$ is the covariance of the features with divisor N, $\mathrm{cov}(\mathrm{E}[f \mid y])$ has N - 1, and $a$ is
-    Ledoit and Wolf's shrinkage, which needs the fourth moment of the centred features.
+    where $\Sigma$ is the covariance of the features with divisor N, $\mathrm{cov}(\mathrm{E}[f \mid y])$ has N - 1, and
+    $a$ is Ledoit and Wolf's shrinkage, which needs the fourth moment of the centred features.
 
     Args:
         moments: of the target pixels.

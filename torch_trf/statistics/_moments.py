@@ -58,8 +58,8 @@ class Moments(Statistic):
         """
         features, labels = as_images(features, labels)
         height, width = labels.shape[1:]
-        *sums, faults = patch_moments(features, labels, num_classes, height, width, pool_batch, ignore_index)
-        moments = cls(*sums, faults=Faults(*faults.unbind(-1)))
+        sums = patch_moments(features, labels, num_classes, height, width, pool_batch, ignore_index)
+        moments = cls(*sums[:-1], Faults(*sums.faults.unbind(-1)))
         moments = moments[0, 0] if pool_batch else moments[:, 0, 0]
         moments.faults.check_on_cpu(num_classes, ignore_index)
         return moments
@@ -144,13 +144,14 @@ class Moments(Statistic):
     def _pool(self) -> "Moments":
         # The origin of the first entry that has a pixel: entries that share it, as constant features do, merge exactly.
         first = (self.count > 0).to(torch.uint8).argmax(0, keepdim=True)
-        moments = self.around(self.origin.take_along_dim(first.unsqueeze(-1), 0).expand_as(self.origin))
+        origin = self.origin.take_along_dim(first.unsqueeze(-1), 0)
+        moments = self.around(origin.expand_as(self.origin))
         return type(self)(
-            moments.origin[0],
-            *(
-                getattr(moments, name).sum(0)
-                for name in type(self).__dataclass_fields__
-                if name not in ("origin", "faults")
-            ),
-            faults=self.faults._pool(),
+            origin[0],
+            moments.class_count.sum(0),
+            moments.offset_class_sum.sum(0),
+            moments.offset_gram.sum(0),
+            moments.offset_third_moment.sum(0),
+            moments.offset_fourth_moment.sum(0),
+            moments.faults._pool(),
         )

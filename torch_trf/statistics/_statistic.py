@@ -112,9 +112,8 @@ class Statistic:
         names = {name.partition(".")[0] for name in state}
         expected = {field.name for field in fields(cls)}  # type: ignore[arg-type]
         if names != expected:
-            raise ValueError(
-                f"not the state of {cls.__name__}: missing {sorted(expected - names)}, unknown {sorted(names - expected)}"
-            )
+            wrong = f"missing {sorted(expected - names)}, unknown {sorted(names - expected)}"
+            raise ValueError(f"not the state of {cls.__name__}: {wrong}")
         return cls(**values)
 
     def _items(self) -> list[tuple[str, Any]]:
