@@ -4,7 +4,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 KERNELS := $(shell find csrc -type f)
-INCLUDES = $(shell $(BIN)/python -c "from torch.utils.cpp_extension import include_paths as i; print(*('-I' + p for p in i()))")
+CORE_TESTS := tests/test_ops.py tests/test_pixels.py tests/test_functional.py tests/statistics tests/metrics
+TORCH = $(shell $(BIN)/python -c "import torch; print(torch.__path__[0])")
 
 # TORCH_TRF_NO_EXT=1 makes every target work without the compiled kernels.
 ifeq ($(TORCH_TRF_NO_EXT),1)
@@ -16,7 +17,7 @@ endif
 .PHONY: help demo test lint bench clean
 
 help:
-	@echo "make demo    score the demonstration's models and write their maps"
+	@echo "make demo    make a small data set and score it by every metric"
 	@echo "make test    run the tests, with the compiled kernels and on the Python reference"
 	@echo "make lint    check style and types"
 	@echo "make bench   measure speed"
@@ -31,7 +32,7 @@ ifeq ($(TORCH_TRF_NO_EXT),1)
 	$(BIN)/python -m pytest
 else
 	TORCH_TRF_REQUIRE_EXT=1 $(BIN)/python -m pytest
-	TORCH_TRF_NO_EXT=1 $(BIN)/python -m pytest --quiet tests/test_ops.py tests/test_functional.py tests/statistics tests/metrics
+	TORCH_TRF_NO_EXT=1 $(BIN)/python -m pytest --quiet $(CORE_TESTS)
 endif
 
 lint: $(INSTALLED)
@@ -58,7 +59,8 @@ $(INSTALLED): .venv/torch pyproject.toml setup.py $(KERNELS)
 # The installation above compiles csrc/cuda where PyTorch has CUDA too; this looks at it wherever there is a compiler.
 .venv/cuda-compiled: $(INSTALLED)
 	if command -v nvcc; then \
-	  nvcc -std=c++20 -DUSE_CUDA -DTORCH_TARGET_VERSION=0x020b000000000000 $(INCLUDES) -c csrc/cuda/*.cu -o /dev/null; \
+	  nvcc -std=c++20 -DUSE_CUDA -DTORCH_TARGET_VERSION=0x020b000000000000 -I$(TORCH)/include \
+	    -c csrc/cuda/*.cu -o /dev/null; \
 	else \
 	  echo "nvcc was not found: csrc/cuda is not compiled"; \
 	fi

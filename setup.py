@@ -2,7 +2,8 @@
 
 Both use the LibTorch stable ABI alone, so that one wheel serves every Python from 3.10 and every PyTorch from 2.11.
 Environment: `TORCH_TRF_NO_EXT=1` builds neither (the package then runs on its Python reference); `TORCH_TRF_NO_CUDA=1`
-leaves out the GPU kernels; `CUDA_HOME` chooses the toolkit; `TORCH_CUDA_ARCH_LIST` chooses GPU architectures.
+leaves out the GPU kernels; `CUDA_HOME` is where the toolkit is looked for first; `TORCH_CUDA_ARCH_LIST` chooses GPU
+architectures.
 """
 
 import os
@@ -44,8 +45,9 @@ def why_no_cuda(torch_cuda: str | None, toolkit: Path | None) -> str | None:
     release = re.findall(r"release (\d+)", version)
     if release != [torch_cuda.partition(".")[0]]:
         return (
-            f"the toolkit at {toolkit} is CUDA {' '.join(release)} and this PyTorch has CUDA {torch_cuda}: set CUDA_HOME"
-            " to a toolkit of that major version, or install a PyTorch of the toolkit's and use --no-build-isolation"
+            f"the toolkit at {toolkit} is CUDA {' '.join(release)} and this PyTorch has CUDA {torch_cuda}: set"
+            " CUDA_HOME to a toolkit of that major version, or install a PyTorch built with the toolkit's and use"
+            " --no-build-isolation"
         )
     return None
 

@@ -1,6 +1,6 @@
 """Draws docs/scores.png, the README's picture: how the scores fall as the target domain moves away from the model's.
 
-    python docs/figures.py
+python docs/figures.py
 """
 
 import tempfile

@@ -79,6 +79,13 @@ def test_leep_over_a_stream_estimates_with_its_error(images):
     assert 0.6 < torch.tensor(deviations).square().mean().sqrt() < 1.5
 
 
+def test_leep_over_a_stream_is_uniform_however_otce_samples(images):
+    options = {"num_classes": K, "num_source_classes": K, "stream_pixels": 300}
+    alone = Scorer(metrics=("leep",), **options)(iter([images]))["leep"]
+    beside = Scorer(metrics=("leep", "otce"), sampling="per_class", num_repeats=2, **options)(iter([images]), [images])
+    assert beside["leep"].repeats == alone.repeats
+
+
 def test_repeats_are_independent_samples(images):
     score = Scorer(metrics=("logme",), num_classes=K, num_pixels=100, num_repeats=8)([images])["logme"]
     assert len(set(score.repeats)) == 8

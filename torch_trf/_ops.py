@@ -169,10 +169,10 @@ def _fake(
     if not pool_batch:
         patches.insert(0, batch)
 
-    def real(*size: int) -> Tensor:
+    def real(*size: int | torch.SymInt) -> Tensor:
         return features.new_empty(*patches, *size, dtype=torch.float64)
 
-    def integer(*size: int) -> Tensor:
+    def integer(*size: int | torch.SymInt) -> Tensor:
         return features.new_empty(*patches, *size, dtype=torch.int64)
 
     return (
@@ -195,13 +195,12 @@ torch.library.register_autograd("torch_trf::patch_moments", _no_backward)
 
 
 def _load_extension() -> None:
-    if os.environ.get("TORCH_TRF_NO_EXT") == "1":
-        return
     folder = Path(__file__).parent
-    if (folder / "_C.abi3.so").exists():
+    wanted = os.environ.get("TORCH_TRF_NO_EXT") != "1"
+    if wanted and (folder / "_C.abi3.so").exists():
         torch.ops.load_library(folder / "_C.abi3.so")
         _loaded.add("cpu")
-    if torch.version.cuda and (folder / "_C_cuda.abi3.so").exists():
+    if wanted and torch.version.cuda and (folder / "_C_cuda.abi3.so").exists():
         try:
             torch.ops.load_library(folder / "_C_cuda.abi3.so")
             _loaded.add("cuda")
@@ -213,9 +212,9 @@ def _load_extension() -> None:
                 stacklevel=2,
             )
     if os.environ.get("TORCH_TRF_REQUIRE_EXT") == "1":
-        wanted = {"cpu", "cuda"} if torch.cuda.is_available() else {"cpu"}
-        if wanted - _loaded:
-            raise ImportError(f"TORCH_TRF_REQUIRE_EXT=1, but the kernels for {wanted - _loaded} are not in {folder}")
+        missing = {"cpu", "cuda"} - _loaded if torch.cuda.is_available() else {"cpu"} - _loaded
+        if missing:
+            raise ImportError(f"TORCH_TRF_REQUIRE_EXT=1, but the kernels for {missing} are not loaded from {folder}")
 
 
 def has_extension(device: str = "cpu") -> bool:

@@ -136,7 +136,7 @@ def class_probabilities(
     The softmax of the logits in float64, or, where `hard`, 1 for the class of largest score. Pixels that do not count
     are not read.
     """
-    logits = logits.to(torch.float64).masked_fill(~counts.unsqueeze(1), 0)
+    logits = torch.where(counts.unsqueeze(1), logits, 0).to(torch.float64)
     non_finite = ~logits.sum(1).isfinite()
     if hard:
         classes = torch.arange(logits.shape[1], device=logits.device).unsqueeze(-1)

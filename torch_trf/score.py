@@ -224,7 +224,11 @@ class Scorer:
                 _logits(x), x.labels, **options | {"joint_mass": joint_mass}
             ),
             "feature_sample": lambda x: self._draw(x, x.features, self.num_pixels or OTCE_PIXELS),
-            "logit_sample": lambda x: self._draw(x, _logits(x), self.num_pixels or self.stream_pixels),
+            "logit_sample": lambda x: (
+                replace(self, num_repeats=1, sampling="uniform")._draw(x, _logits(x), self.stream_pixels)
+                if self.num_pixels is None  # LEEP's second look at a stream stands for all pixels
+                else self._draw(x, _logits(x), self.num_pixels)
+            ),
         }
         found: dict[str, Any] = {}
         start = time.perf_counter()

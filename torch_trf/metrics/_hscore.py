@@ -41,7 +41,8 @@ def hscore(moments: Moments, *, rcond: float = RCOND) -> Float64[Tensor, "*batch
 
 def principal_variances(moments: Moments) -> tuple[Float64[Tensor, "*batch D"], Float64[Tensor, "*batch D"]]:
     """Scatter of the features along their principal directions, ascending, and the part that lies between classes."""
-    variance, directions = torch.linalg.eigh(moments.scatter)
-    deviation = (moments.class_mean - moments.mean.unsqueeze(-2)) @ directions
-    between = (moments.class_count.unsqueeze(-1) * deviation.square()).sum(-2)
+    centred = moments.centred
+    variance, directions = torch.linalg.eigh(centred.offset_gram)
+    deviation = centred.offset_class_sum @ directions
+    between = (deviation.square() / centred.class_count.clamp(min=1).unsqueeze(-1)).sum(-2)
     return variance, between

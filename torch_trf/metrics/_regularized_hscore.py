@@ -43,5 +43,6 @@ def regularized_hscore(moments: Moments) -> Float64[Tensor, "*batch"]:
     distance = count.square() * (variance - target).square().sum(-1)
     shrinkage = torch.where(distance > 0, noise / distance, 0).clamp(0, 1).unsqueeze(-1)
     shrunk = (1 - shrinkage) * variance + shrinkage * target
-    explained = torch.where(shrunk > 0, between / shrunk, 0) / (count - 1).clamp(min=1).unsqueeze(-1)
+    floor = shrunk[..., -1:] * shrunk.shape[-1] * torch.finfo(torch.float64).eps  # directions of rounding alone
+    explained = torch.where(shrunk > floor, between / shrunk, 0) / (count - 1).clamp(min=1).unsqueeze(-1)
     return ((1 - shrinkage) * explained).sum(-1).where(moments.count > 0, torch.nan)

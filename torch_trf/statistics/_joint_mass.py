@@ -53,8 +53,8 @@ class JointMass(Statistic):
         def share(block: Tensor, block_labels: Tensor) -> JointMass:
             index, bad = class_index(block_labels, num_classes, ignore_index)
             theta, non_finite = class_probabilities(block, index >= 0, hard=hard)
-            one_hot = index.unsqueeze(-1) == torch.arange(num_classes, device=index.device)
-            return cls((theta @ one_hot.to(theta.dtype)).mT, Faults.from_pixels(block_labels, bad, non_finite))
+            one_hot = index.unsqueeze(1) == torch.arange(num_classes, device=index.device).unsqueeze(-1)
+            return cls(one_hot.to(theta.dtype) @ theta.mT, Faults.from_pixels(block_labels, bad, non_finite))
 
         joint_mass = over_blocks(share, logits, labels, pool_batch=pool_batch)
         joint_mass.faults.check_on_cpu(num_classes, ignore_index)

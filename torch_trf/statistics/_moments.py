@@ -112,15 +112,19 @@ class Moments(Statistic):
 
     @property
     def centred(self) -> "Moments":
-        """The same moments, held around the mean."""
-        return self.around(self.mean.where(self.count.unsqueeze(-1) > 0, self.origin))
+        """The same moments, held around the mean; around the origin without a pixel."""
+        offset = self.offset_class_sum.sum(-2) / self.count.clamp(min=1).unsqueeze(-1)
+        return self._moved(-offset, self.origin + offset)
 
     def around(self, origin: Float64[Tensor, "*batch D"]) -> "Moments":
-        """The same moments, held around another origin.
+        """The same moments, held around another origin."""
+        return self._moved(self.origin - origin, origin)
 
-        With y = x - old origin and d = old origin - new origin, Σ‖y + d‖²(y + d) and Σ‖y + d‖⁴ are multiplied out.
+    def _moved(self, d: Float64[Tensor, "*batch D"], origin: Float64[Tensor, "*batch D"]) -> "Moments":
+        """The same moments with d added to every pixel's offset, where `origin` is the old origin less d.
+
+        Σ(y + d)(y + d)ᵀ, Σ‖y + d‖²(y + d) and Σ‖y + d‖⁴ over the offsets y, multiplied out.
         """
-        d = self.origin - origin
         n = self.count.to(d.dtype)
         s = self.offset_class_sum.sum(-2)
         gram, third = self.offset_gram, self.offset_third_moment

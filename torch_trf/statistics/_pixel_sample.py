@@ -89,12 +89,14 @@ class PixelSample(Statistic):
         height, width = labels.shape[1:]
         drawn = features[pixel // (height * width), :, pixel // width % height, pixel % width]
         non_finite = ~drawn.isfinite().all(-1) & is_drawn
+        first = torch.arange(groups.numel() * num_repeats, device=key.device).reshape(*key.shape[:-1], 1) == 0
         sample = cls(
             key,
             drawn.masked_fill(~is_drawn.unsqueeze(-1), 0),
             index.flatten()[pixel].masked_fill(~is_drawn, NOT_DRAWN),
             may_be_drawn.sum(-1).expand(key.shape[:-1]),
-            Faults.from_pixels(labels.flatten().expand_as(keys), bad.flatten().expand_as(keys), non_finite),
+            # All samples look at the same labels: bad ones count once, in the first.
+            Faults.from_pixels(labels.flatten().expand_as(keys), bad.flatten() & first, non_finite),
         )
         sample.faults.check_on_cpu(num_classes, ignore_index)
         return sample

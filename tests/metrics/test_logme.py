@@ -1,0 +1,59 @@
+"""LogME against the evidence of every class, solved directly, and known answers."""
+
+import math
+
+import pytest
+import torch
+
+from torch_trf import metrics
+from torch_trf.statistics import Moments
+
+from .. import references
+from ..helpers import arrays, assert_close, random_pixels
+
+EPSILON = 1e-5
+
+
+def logme(features, labels, num_classes, **options):
+    return metrics.logme(Moments.from_pixels(features, labels, num_classes=num_classes), **options)
+
+
+@pytest.mark.parametrize("absent_classes", ["skip", "include"])
+def test_matches_evidence(pixels, absent_classes):
+    expected = references.logme(*arrays(*pixels), 7, absent_classes)
+    assert_close(logme(*pixels, num_classes=7, absent_classes=absent_classes), expected, rtol=1e-7)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_fewer_pixels_than_channels(count, device):
+    pixels = random_pixels(count, 12, 2, device=device)
+    assert_close(logme(*pixels, num_classes=2), references.logme(*arrays(*pixels), 2), rtol=1e-7)
+
+
+def test_absent_classes_count_only_where_they_are_included(device):
+    features, labels = random_pixels(60, 4, 3, device=device)
+    scores = {
+        option: [logme(features, labels, num_classes=k, absent_classes=option).item() for k in (3, 6, 19)]
+        for option in ("skip", "include")
+    }
+    assert scores["skip"] == [scores["include"][0]] * 3
+    assert scores["include"][0] < scores["include"][1] < scores["include"][2]
+
+
+def test_zero_features_leave_noise_alone(device):
+    labels = torch.tensor([0, 0, 0, 1], device=device)
+    expected = sum(math.log(4 / (2 * math.pi * (n + EPSILON))) / 2 - 0.5 for n in (3, 1)) / 2
+    assert_close(logme(torch.zeros(4, 3, device=device), labels, num_classes=2), expected)
+
+
+def test_a_direction_without_features_changes_nothing(pixels):
+    features, labels = pixels
+    padded = torch.nn.functional.pad(features, (0, 2))
+    assert_close(logme(padded, labels, num_classes=7), logme(features, labels, num_classes=7))
+
+
+def test_better_features_score_higher(device):
+    features, labels = random_pixels(300, 6, 3, device=device)
+    one_hot = torch.nn.functional.one_hot(labels, 3).to(features.dtype)
+    scores = [logme(x, labels, num_classes=3).item() for x in (features[torch.randperm(300)], features, one_hot)]
+    assert scores == sorted(scores)

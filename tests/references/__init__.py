@@ -1,0 +1,11 @@
+"""Slow float64 NumPy versions of what the package computes, written from the papers and sharing no code with it."""
+
+from .hscore import hscore
+from .leep import leep
+from .logme import logme
+from .moments import moments
+from .nce import nce
+from .otce import otce
+from .regularized_hscore import regularized_hscore
+
+__all__ = ["hscore", "leep", "logme", "moments", "nce", "otce", "regularized_hscore"]
