@@ -109,7 +109,7 @@ def blocks(
     Whatever is computed for every pixel in double precision then stays in cache, and its memory is bounded. `more`
     are further `[B, ...]` tensors of the images, handed on whole with every block.
     """
-    elements = 2**18 if features.device.type == "cpu" else 2**26
+    elements = 2**20 if features.device.type == "cpu" else 2**26
     channels, height, width = features.shape[1:]
     block = max(1, elements // channels)
     columns = min(width, block)
@@ -136,7 +136,7 @@ def class_probabilities(
     The softmax of the logits in float64, or, where `hard`, 1 for the class of largest score. Pixels that do not count
     are not read.
     """
-    logits = torch.where(counts.unsqueeze(1), logits, 0).to(torch.float64)
+    logits = torch.where(counts.unsqueeze(1), logits, 0).to(torch.float64, memory_format=torch.contiguous_format)
     non_finite = ~logits.sum(1).isfinite()
     if hard:
         classes = torch.arange(logits.shape[1], device=logits.device).unsqueeze(-1)
