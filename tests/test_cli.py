@@ -120,6 +120,11 @@ def test_published_conventions(data, score):
         (["--target", "{data}/target", "--device", "cuda:99"], "cuda:99"),
         (["--target", "{data}/target", "--output", "{data}/none/scores.json"], "cannot be written"),
         (["--target", "{data}/target", "--config", "{data}/none.yaml"], "none.yaml"),
+        (["--target", "{data}/target", "--output", "{data}"], "cannot be written"),
+        (
+            "--target {data}/target --source {data}/source --metrics otce --ignore_index 250 --num_source_images 0".split(),
+            "num_images must be at least 1",
+        ),
         (["--target", "{data}/broken"], "0.npy is not a whole .npy array"),
     ],
 )
@@ -165,6 +170,14 @@ def test_demo_scores_every_metric_and_keeps_its_folders(tmp_path, capsys):
     assert list(scores) == ALL
     assert {path.name for path in tmp_path.iterdir()} == {"source", "target", "scores.json"}
     assert "$ torch-trf score" in capsys.readouterr().out
+
+
+def test_demo_writes_over_nothing(tmp_path, capsys):
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "mine.txt").touch()
+    assert main(["demo", "--output", str(tmp_path)]) == 2
+    assert "is not empty" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "source").iterdir()] == ["mine.txt"]
 
 
 def test_demo_data_is_seeded(tmp_path):

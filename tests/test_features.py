@@ -89,11 +89,33 @@ def test_refuses_what_does_not_fit_and_names_the_file(tmp_path, features, labels
     assert str(tmp_path) in str(error.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"not an array"])
+BROKEN = [
+    b"",
+    b"\x93NUMPY",
+    b"not an array",
+    b"PK\x03\x04junk",
+    b"\x93NUMPY\x01\x00\x20\x00{'descr': '<f4', 'fortran_ord    \n",
+    b"\x93NUMPY\x01\x00\x46\x00{'descr': '<f4', 'fortran_order': False, 'shape': (3, -4, 6), }        \n",
+]
+
+
+@pytest.mark.parametrize("content", BROKEN)
 def test_refuses_a_broken_file(folder, content):
     (folder / "final" / "2.npy").write_bytes(content)
     with pytest.raises(ValueError, match=r"final/2\.npy is not a whole \.npy array"):
         FeatureFolder(folder)
+
+
+def test_refuses_an_archive(folder):
+    np.savez(folder / "final" / "2", np.zeros(3))
+    (folder / "final" / "2.npz").replace(folder / "final" / "2.npy")
+    with pytest.raises(ValueError, match=r"final/2\.npy is not a whole \.npy array"):
+        FeatureFolder(folder)
+
+
+def test_refuses_to_draw_no_image(folder):
+    with pytest.raises(ValueError, match="num_images must be at least 1, not 0"):
+        FeatureFolder(folder, num_images=0)
 
 
 def test_refuses_a_file_that_is_cut_off(folder):

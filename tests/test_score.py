@@ -104,7 +104,7 @@ def test_seed_decides_the_sample(images):
 
 def test_too_large_a_sample_takes_all_and_says_so(images):
     scorer = Scorer(metrics=("logme",), num_classes=K, num_pixels=10**5)
-    with pytest.warns(UserWarning, match=r"asked for 100,000 pixels, but uniform sampling finds 1,440"):
+    with pytest.warns(UserWarning, match=r"target: uniform sampling finds 1,440 of the 100,000 pixels asked for"):
         score = scorer([images])["logme"].score
     assert score == pytest.approx(torch_trf.logme(*images[:2], num_classes=K).item(), rel=1e-10)
 
@@ -154,10 +154,14 @@ def test_otce_on_all_pixels_is_that_of_the_tensors(images):
         ({"num_repeats": 0, "num_pixels": 5}, "num_repeats must be"),
         ({"num_repeats": 3}, "need num_pixels"),
         ({"sampling": "boundary"}, "need num_pixels"),
-        ({"sampling": "boundary", "num_pixels": 5, "boundary_radius": 0}, "radius"),
+        ({"sampling": "perclass", "num_pixels": 5}, "sampling: 'perclass' is none of uniform"),
+        ({"sampling": "per_class", "num_pixels": 3}, "num_pixels=3 is less than a pixel for each of 4 classes"),
+        ({"absent_classes": "skp"}, "absent_classes: 'skp' is none of skip"),
+        ({"num_source_classes": 0}, "num_source_classes must be at least 1, not 0"),
+        ({"sampling": "boundary", "num_pixels": 5, "boundary_radius": 0}, "boundary_radius must be"),
     ],
 )
-def test_refuses_options(images, options, word):
+def test_refuses_options(images, options, word, annotations_unchecked):
     with pytest.raises(ValueError, match=word):
         Scorer(**({"metrics": ("logme",), "num_classes": K} | options))([images])
 
@@ -181,10 +185,29 @@ def test_names_the_batch_that_is_wrong(images):
     ],
 )
 @pytest.mark.parametrize("num_pixels", [None, 50])
-@pytest.mark.filterwarnings("ignore:asked for")
+@pytest.mark.filterwarnings("ignore:target. uniform sampling")
 def test_refuses_pixels(images, stream, word, num_pixels):
     with pytest.raises(ValueError, match=word):
         Scorer(metrics=("leep", "nce"), num_classes=K, num_pixels=num_pixels)(stream(*images))
+
+
+def test_source_and_target_are_drawn_independently(images):
+    scorer = Scorer(metrics=("otce",), num_classes=K, num_source_classes=K, num_pixels=200)
+    assert scorer([images], [images])["otce"].score < -0.1  # the same pixels on both sides would couple to themselves
+
+
+def test_only_an_iterator_is_read_once(images):
+    class Counted(list):
+        passes = 0
+
+        def __iter__(self):
+            self.passes += 1
+            return super().__iter__()
+
+    for metrics, passes in ((("logme", "nce"), 1), (("leep", "logme"), 2)):
+        target = Counted([images])
+        Scorer(metrics=metrics, num_classes=K)(target)
+        assert target.passes == passes
 
 
 def test_otce_needs_a_source(images):

@@ -4,6 +4,7 @@ The op always exists. Its schema and its reference are defined here; the compile
 kernels for CPU and CUDA tensors, and those outrank the reference.
 """
 
+import functools
 import os
 import warnings
 from pathlib import Path
@@ -82,6 +83,8 @@ def patch_moments(
     height, width = labels.shape[1:]
     if not (0 < cell_height <= height and 0 < cell_width <= width):
         raise ValueError(f"a cell of {cell_height} x {cell_width} pixels does not fit into {height} x {width} pixels")
+    if features.is_cuda and not has_extension("cuda") and os.environ.get("TORCH_TRF_NO_EXT") != "1":
+        _warn_of_reference("torch_trf was built without CUDA kernels")
     outputs = torch.ops.torch_trf.patch_moments(
         features, labels, num_classes, cell_height, cell_width, pool_batch, ignore_index
     )
@@ -194,6 +197,16 @@ torch.library.impl("torch_trf::patch_moments", "CompositeExplicitAutograd", patc
 torch.library.register_autograd("torch_trf::patch_moments", _no_backward)
 
 
+@functools.cache
+def _warn_of_reference(why: str) -> None:
+    warnings.warn(
+        f"{why}. CUDA tensors take the slow reference. To build the kernels for this PyTorch, run in torch_trf's source"
+        " folder, with a CUDA toolkit of the same major version: pip install --no-build-isolation --no-deps"
+        " --force-reinstall .",
+        stacklevel=3,
+    )
+
+
 def _load_extension() -> None:
     folder = Path(__file__).parent
     wanted = os.environ.get("TORCH_TRF_NO_EXT") != "1"
@@ -205,12 +218,7 @@ def _load_extension() -> None:
             torch.ops.load_library(folder / "_C_cuda.abi3.so")
             _loaded.add("cuda")
         except OSError as error:
-            warnings.warn(
-                f"torch_trf's CUDA kernels do not load with this PyTorch (CUDA {torch.version.cuda}): {error}."
-                " CPU kernels work; CUDA tensors take the slow reference. Build them for this PyTorch:"
-                " pip install --no-build-isolation --no-deps --force-reinstall torch_trf",
-                stacklevel=2,
-            )
+            _warn_of_reference(f"torch_trf's CUDA kernels do not load with CUDA {torch.version.cuda}: {error}")
     if os.environ.get("TORCH_TRF_REQUIRE_EXT") == "1":
         missing = {"cpu", "cuda"} - _loaded if torch.cuda.is_available() else {"cpu"} - _loaded
         if missing:

@@ -109,8 +109,8 @@ def _demo_parser() -> ArgumentParser:
 
 def _score(options: Namespace) -> None:
     output = None if options.output is None else Path(options.output)
-    if output is not None and not output.parent.is_dir():
-        raise ValueError(f"{output.parent} is not a folder: --output cannot be written")
+    if output is not None and (output.is_dir() or not output.parent.is_dir()):
+        raise ValueError(f"--output {output} cannot be written: it must be a file in a folder that exists")
     reads_logits = any(METRICS[name].reads == "logits" for name in options.metrics)
     names = {
         "feature_name": options.feature_name,
@@ -125,9 +125,11 @@ def _score(options: Namespace) -> None:
         names["logit_name"] = None
         source = FeatureFolder(options.source, **names, num_images=options.num_source_images, seed=options.seed)
     num_classes = _num_classes(target, options.num_classes, options.ignore_index, "--num_classes")
-    num_source_classes = source and _num_classes(
-        source, options.num_source_classes, options.ignore_index, "--num_source_classes"
-    )
+    num_source_classes = None
+    if source is not None:
+        num_source_classes = _num_classes(
+            source, options.num_source_classes, options.ignore_index, "--num_source_classes"
+        )
     device = _device(options.device)
     settings = {key: value for key, value in vars(options).items() if key not in ("config", "output", "debug")}
     settings |= {"num_classes": num_classes, "num_source_classes": num_source_classes, "device": str(device)}
@@ -167,7 +169,8 @@ def _demo(options: Namespace) -> None:
         command += ["--metrics", *get_args(MetricName), "--num_pixels", "2000", "--num_repeats", "5"]
         command += ["--num_classes", str(len(CLASSES)), "--num_source_classes", str(len(CLASSES))]
         command += ["--ignore_index", str(IGNORE_INDEX), "--seed", str(options.seed)]
-        command += ["--output", str(folder / "scores.json")]
+        if options.output is not None:
+            command += ["--output", str(folder / "scores.json")]
         print("A made-up source domain and a target domain at some distance, seen through the source model.")
         print(f"$ torch-trf {shlex.join(command)}", flush=True)
         _score(_score_parser().parse_args(command[1:]))
@@ -240,12 +243,10 @@ def _as_json(score: Score) -> dict[str, Any]:
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
     """Writes the whole file or leaves what was there."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
-        try:
-            json.dump(value, file, indent=2, allow_nan=False)
-            file.write("\n")
-            file.close()
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

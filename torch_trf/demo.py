@@ -28,6 +28,9 @@ def make_feature_folder(
         height: of an image, in pixels.
         width: of an image, in pixels.
 
+    Raises:
+        ValueError: a folder that is not empty.
+
     Example:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
@@ -41,6 +44,8 @@ def make_feature_folder(
         len(CLASSES), NUM_CHANNELS, generator=torch.Generator().manual_seed(2)
     )
     folders = [Path(path) / name for name in ("final", "label")]
+    if Path(path).exists() and any(Path(path).iterdir()):
+        raise ValueError(f"{path} is not empty: nothing is written over it")
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
     for k in range(num_images):

@@ -66,6 +66,8 @@ class FeatureFolder:
                     raise ValueError(f"{files[alone[0]]} has no partner {self.path / other / alone[0]}.npy")
         self.names = sorted(self._features, key=_natural)
         self._check_headers()
+        if num_images is not None and num_images < 1:
+            raise ValueError(f"num_images must be at least 1, not {num_images}")
         if num_images is not None and num_images < len(self.names):
             chosen = random.Random(seed).sample(self.names, num_images)
             self.names = sorted(chosen, key=_natural)
@@ -136,8 +138,8 @@ def _natural(name: str) -> list[tuple[bool, int, str]]:
 
 def _open(path: Path) -> np.ndarray:
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        return np.lib.format.open_memmap(path, mode="r")  # reads no pickle and no archive
+    except Exception as error:  # a damaged header fails in many ways
         raise ValueError(f"{path} is not a whole .npy array of numbers: {error}") from error
 
 

@@ -12,9 +12,10 @@ from jaxtyping import Float, Float64, Integer
 from torch import Tensor
 
 from . import metrics
+from .metrics._checks import require_finite, require_pixels
 from .metrics._hscore import RCOND
 from .pixels import as_images
-from .statistics import Faults, JointMass, LogLikelihood, Moments, PixelSample
+from .statistics import JointMass, LogLikelihood, Moments, PixelSample
 
 
 def leep(
@@ -47,7 +48,8 @@ def leep(
     num_classes = _num_classes(labels, num_classes, ignore_index)
     joint_mass = JointMass.from_pixels(logits, labels, num_classes=num_classes, ignore_index=ignore_index)
     log_likelihood = LogLikelihood.from_pixels(logits, labels, joint_mass=joint_mass, ignore_index=ignore_index)
-    return _checked(metrics.leep(log_likelihood), log_likelihood.faults, num_classes, ignore_index)
+    require_pixels(log_likelihood, num_classes=num_classes, ignore_index=ignore_index)
+    return require_finite(metrics.leep(log_likelihood))
 
 
 def nce(
@@ -77,7 +79,8 @@ def nce(
     """
     num_classes = _num_classes(labels, num_classes, ignore_index)
     joint_mass = JointMass.from_pixels(logits, labels, num_classes=num_classes, ignore_index=ignore_index, hard=True)
-    return _checked(metrics.nce(joint_mass), joint_mass.faults, num_classes, ignore_index)
+    require_pixels(joint_mass, num_classes=num_classes, ignore_index=ignore_index)
+    return require_finite(metrics.nce(joint_mass))
 
 
 def logme(
@@ -108,9 +111,8 @@ def logme(
         >>> round(torch_trf.logme(features, torch.tensor([0, 0, 1, 1])).item(), 3)
         -0.144
     """
-    moments, num_classes = _moments(features, labels, num_classes, ignore_index)
-    score = metrics.logme(moments, absent_classes=absent_classes)
-    return _checked(score, moments.faults, num_classes, ignore_index)
+    moments = _moments(features, labels, num_classes, ignore_index)
+    return require_finite(metrics.logme(moments, absent_classes=absent_classes))
 
 
 def hscore(
@@ -141,8 +143,8 @@ def hscore(
         >>> round(torch_trf.hscore(features, torch.tensor([0, 0, 1, 1])).item(), 3)
         0.988
     """
-    moments, num_classes = _moments(features, labels, num_classes, ignore_index)
-    return _checked(metrics.hscore(moments, rcond=rcond), moments.faults, num_classes, ignore_index)
+    moments = _moments(features, labels, num_classes, ignore_index)
+    return require_finite(metrics.hscore(moments, rcond=rcond))
 
 
 def regularized_hscore(
@@ -171,8 +173,8 @@ def regularized_hscore(
         >>> round(torch_trf.regularized_hscore(features, torch.tensor([0, 0, 1, 1])).item(), 3)
         1.301
     """
-    moments, num_classes = _moments(features, labels, num_classes, ignore_index)
-    return _checked(metrics.regularized_hscore(moments), moments.faults, num_classes, ignore_index)
+    moments = _moments(features, labels, num_classes, ignore_index)
+    return require_finite(metrics.regularized_hscore(moments))
 
 
 def otce(
@@ -215,9 +217,7 @@ def otce(
     num_source_classes = _num_classes(source_labels, num_source_classes, ignore_index)
     source = _whole_sample(source_features, source_labels, num_source_classes, ignore_index)
     target = _whole_sample(target_features, target_labels, num_classes, ignore_index)
-    source.faults.check(num_source_classes, ignore_index)
-    score = metrics.otce(source, target, num_classes=num_classes, num_source_classes=num_source_classes)
-    return _checked(score, target.faults, num_classes, ignore_index)
+    return require_finite(metrics.otce(source, target, num_classes=num_classes, num_source_classes=num_source_classes))
 
 
 def _num_classes(labels: Tensor, num_classes: int | None, ignore_index: int) -> int:
@@ -229,9 +229,11 @@ def _num_classes(labels: Tensor, num_classes: int | None, ignore_index: int) -> 
     return max(int(labels.where(labels != ignore_index, 0).max()) + 1, 1)
 
 
-def _moments(features: Tensor, labels: Tensor, num_classes: int | None, ignore_index: int) -> tuple[Moments, int]:
+def _moments(features: Tensor, labels: Tensor, num_classes: int | None, ignore_index: int) -> Moments:
     num_classes = _num_classes(labels, num_classes, ignore_index)
-    return Moments.from_pixels(features, labels, num_classes=num_classes, ignore_index=ignore_index), num_classes
+    moments = Moments.from_pixels(features, labels, num_classes=num_classes, ignore_index=ignore_index)
+    require_pixels(moments, num_classes=num_classes, ignore_index=ignore_index)
+    return moments
 
 
 def _whole_sample(features: Tensor, labels: Tensor, num_classes: int, ignore_index: int) -> PixelSample:
@@ -239,12 +241,5 @@ def _whole_sample(features: Tensor, labels: Tensor, num_classes: int, ignore_ind
     sample = PixelSample.from_pixels(
         features, labels, size=labels.numel(), num_classes=num_classes, ignore_index=ignore_index
     )
+    require_pixels(sample, num_classes=num_classes, ignore_index=ignore_index)
     return sample[0]
-
-
-def _checked(score: Tensor, faults: Faults, num_classes: int, ignore_index: int) -> Tensor:
-    """The score, or an error where it would mean nothing."""
-    faults.check(num_classes, ignore_index)
-    if score.isnan():
-        raise ValueError(f"no labelled pixel: every label is ignore_index={ignore_index}")
-    return score

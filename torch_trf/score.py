@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from . import metrics as functions
+from .metrics._checks import require_finite, require_pixels
 from .metrics._hscore import RCOND
 from .pixels import Pixels, as_images, boundary
 from .statistics import JointMass, LogLikelihood, Moments, PixelSample, Statistic
@@ -19,6 +20,7 @@ from .statistics._pixel_sample import NOT_DRAWN
 
 MetricName = Literal["leep", "logme", "hscore", "regularized_hscore", "nce", "otce"]
 FeatureMetricName = Literal["logme", "hscore", "regularized_hscore", "otce"]
+Sampling = Literal["uniform", "per_class", "boundary"]
 Batch = Pixels | tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]
 if TYPE_CHECKING:
     Batches: TypeAlias = Iterable[Batch]
@@ -54,7 +56,7 @@ METRICS: dict[str, Metric] = {
     "hscore": Metric(("moments",), "features", lambda x, scorer: functions.hscore(x, rcond=scorer.rcond), "directions"),
     "regularized_hscore": Metric(("moments",), "features", lambda x, _: functions.regularized_hscore(x), "directions"),
     "nce": Metric(("hard_mass",), "logits", lambda x, _: functions.nce(x), "nats"),
-    "otce": Metric(("feature_sample",), "features", lambda x, scorer: scorer._otce(*x), "nats"),
+    "otce": Metric(("source_sample", "feature_sample"), "features", lambda x, scorer: scorer._otce(*x), "nats"),
 }
 
 
@@ -123,7 +125,7 @@ class Scorer:
     ignore_index: int = 255
     num_pixels: int | None = None
     num_repeats: int = 1
-    sampling: Literal["uniform", "per_class", "boundary"] = "uniform"
+    sampling: Sampling = "uniform"
     boundary_radius: int = 3
     seed: int = 0
     softmax: tuple[str, ...] = ()
@@ -138,11 +140,25 @@ class Scorer:
         for option, known in (("metrics", get_args(MetricName)), ("softmax", get_args(FeatureMetricName))):
             if unknown := [name for name in getattr(self, option) if name not in known]:
                 raise ValueError(f"{option}: {unknown[0]!r} is none of {', '.join(known)}")
+        for option, known in (("sampling", get_args(Sampling)), ("absent_classes", ("skip", "include"))):
+            if getattr(self, option) not in known:
+                raise ValueError(f"{option}: {getattr(self, option)!r} is none of {', '.join(known)}")
         if not self.metrics:
             raise ValueError(f"no metric asked for; known are {', '.join(METRICS)}")
-        for name in ("num_classes", "num_pixels", "num_repeats", "stream_pixels"):
+        for name in (
+            "num_classes",
+            "num_source_classes",
+            "num_pixels",
+            "num_repeats",
+            "boundary_radius",
+            "stream_pixels",
+        ):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
+        if self.sampling == "per_class" and (self.num_pixels or OTCE_PIXELS) < self.num_classes:
+            raise ValueError(
+                f"num_pixels={self.num_pixels} is less than a pixel for each of {self.num_classes} classes"
+            )
         draws = self.num_pixels is not None or "otce" in self.metrics
         if not draws and (self.num_repeats > 1 or self.sampling != "uniform"):
             options = f"num_repeats={self.num_repeats} and sampling={self.sampling!r}"
@@ -152,9 +168,9 @@ class Scorer:
         """The scores of the asked metrics, by name.
 
         Args:
-            target: batches of pixels, as `Pixels` or tuples (features, labels) or (features, labels, logits). Where it
-                can be iterated again (a list, a `FeatureFolder`, a DataLoader that does not shuffle), LEEP over all
-                pixels takes two exact passes, over an iterator a single one.
+            target: a `FeatureFolder`, or batches of pixels as tuples (features, labels) or (features, labels, logits).
+                Over all pixels LEEP takes two exact passes where it can iterate again (a folder, a list, a DataLoader
+                that does not shuffle), and a single one over an iterator.
             source: the same of the source data set, seen through the same model, for OTCE.
 
         Raises:
@@ -164,8 +180,11 @@ class Scorer:
         seconds: dict[str, float] = defaultdict(float)
         tables = [METRICS[name] for name in self.metrics]
         wanted = {self._named(name, statistic) for name in self.metrics for statistic in METRICS[name].statistics}
+        wanted -= {"source_sample"}
         samples = {f"{table.reads[:-1]}_sample" for table in tables}
-        can_read_again = iter(target) is not target
+        can_read_again = not isinstance(target, Iterator)
+        if "otce" in self.metrics and source is None:
+            raise ValueError("otce compares two data sets: a source is needed beside the target")
 
         if self.num_pixels is not None:
             found = self._collect(target, samples, seconds, progress="target")
@@ -187,13 +206,13 @@ class Scorer:
                 sampled=images is not None,
                 progress="target again" if images is None else None,
             )
-        if "otce" in self.metrics:
-            if source is None:
-                raise ValueError("otce compares two data sets: a source is needed beside the target")
-            source_scorer = replace(self, num_classes=self._source_classes())
-            found["source_sample"] = source_scorer._collect(source, {"feature_sample"}, seconds, progress="source")[
-                "feature_sample"
-            ]
+        if "otce" in self.metrics and source is not None:
+            start = time.perf_counter()
+            # The complement of the seed draws the source independently of a target on the same grid.
+            scorer = replace(self, num_classes=self._source_classes(), seed=~self.seed)
+            drawn = scorer._collect(source, {"feature_sample"}, defaultdict(float), progress="source")
+            found["source_sample"] = drawn["feature_sample"]
+            seconds["source_sample"] = time.perf_counter() - start
         return {name: self._score(name, found, seconds) for name in self.metrics}
 
     def _collect(
@@ -246,10 +265,12 @@ class Scorer:
                 start = time.perf_counter()
         if not found and wanted:
             raise ValueError("no batch of pixels: the data set is empty")
-        for statistic in found.values():
-            statistic.faults.check(self.num_classes, self.ignore_index)
         for name in wanted & {"feature_sample", "logit_sample"}:
-            found[name] = self._joined(found[name])
+            found[name] = found[name].join_groups()
+        for statistic in found.values():
+            require_pixels(statistic, num_classes=self.num_classes, ignore_index=self.ignore_index)
+        if progress is not None and self.num_pixels is not None:
+            self._say_if_few(next(iter(found.values())), progress)
         return found
 
     def _draw(self, pixels: Pixels, features: Tensor, size: int) -> PixelSample:
@@ -273,25 +294,22 @@ class Scorer:
             offset=pixels.offset,
         )
 
-    def _joined(self, sample: PixelSample) -> PixelSample:
-        """The groups of a sample as one, with a word where there were fewer pixels than asked for."""
-        sample = sample.join_groups()
-        count = int(sample.count.min())
-        if self.num_pixels is not None and count < sample.key.shape[-1]:
+    def _say_if_few(self, sample: PixelSample, side: str) -> None:
+        count, places = int(sample.count.min()), sample.key.shape[-1]
+        if count < places:
+            limit = f", at most {places // self.num_classes:,} of each class" if self.sampling == "per_class" else ""
             warnings.warn(
-                f"asked for {self.num_pixels:,} pixels, but {self.sampling} sampling finds {count:,}: all are used",
-                stacklevel=2,
+                f"{side}: {self.sampling} sampling finds {count:,} of the {self.num_pixels:,} pixels asked for{limit};"
+                " all of them are used",
+                stacklevel=4,
             )
-        return sample
 
     def _score(self, name: str, found: dict[str, Any], seconds: dict[str, float]) -> Score:
         start = time.perf_counter()
         table = METRICS[name]
         statistic = found[self._named(name, table.statistics[-1])]
         operand = (found["source_sample"], statistic) if name == "otce" else statistic
-        repeats = table.function(operand, self).reshape(-1)
-        if repeats.isnan().any():
-            raise ValueError(f"{name}: no labelled pixel: every label is ignore_index={self.ignore_index}")
+        repeats = require_finite(table.function(operand, self).reshape(-1))
         error = None
         if name == "leep" and self.num_pixels is None and "logit_sample" in found:
             error = statistic.standard_error(found["logit_sample"].population).item()

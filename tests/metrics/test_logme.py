@@ -57,3 +57,11 @@ def test_better_features_score_higher(device):
     one_hot = torch.nn.functional.one_hot(labels, 3).to(features.dtype)
     scores = [logme(x, labels, num_classes=3).item() for x in (features[torch.randperm(300)], features, one_hot)]
     assert scores == sorted(scores)
+
+
+@pytest.mark.parametrize(("count", "channels"), [(3, 8), (1, 4), (4, 4)])
+@pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])
+def test_finite_with_fewer_pixels_than_channels_at_any_scale(count, channels, scale, device):
+    features = scale * torch.randn(count, channels, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    labels = torch.arange(count) % 2
+    assert logme(features.to(device), labels.to(device), num_classes=2).isfinite()

@@ -37,6 +37,9 @@ def logme(moments: Moments, *, absent_classes: Literal["skip", "include"] = "ski
     Returns:
         One score for each leading index, unbounded; higher is better. NaN without a pixel.
 
+    Raises:
+        ValueError: an unknown `absent_classes`.
+
     Example:
         >>> features = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
         >>> round(logme(Moments.from_pixels(features, torch.tensor([0, 0, 1, 1]), num_classes=2)).item(), 3)
@@ -45,6 +48,8 @@ def logme(moments: Moments, *, absent_classes: Literal["skip", "include"] = "ski
     Source: K. You et al., "LogME: Practical assessment of pre-trained models for transfer learning", ICML 2021,
     equations 1 to 3; K. You et al., "Ranking and tuning pre-trained models", JMLR 2022, algorithm 3 (fixed point).
     """
+    if absent_classes not in ("skip", "include"):
+        raise ValueError(f"absent_classes must be 'skip' or 'include', not {absent_classes!r}")
     count = moments.count.unsqueeze(-1).to(torch.float64)  # [..., 1], against classes
     eigenvalues, eigenvectors = torch.linalg.eigh(moments.gram)
     # Directions without features hold rounding alone.
@@ -56,17 +61,21 @@ def logme(moments: Moments, *, absent_classes: Literal["skip", "include"] = "ski
     label_square = moments.class_count.to(torch.float64)  # yᵀy
     outside = (label_square - projected.sum(-1)).clamp(min=0)  # the part of y that no direction of F reaches
 
+    beyond_rank = (count - present.sum(-1)).clamp(min=0)
+
     alpha = beta = torch.ones_like(label_square)
     evidence = torch.full_like(label_square, math.nan)
     converged = torch.zeros_like(label_square, dtype=torch.bool)
     for _ in range(MAX_ITERATIONS):
         ratio = alpha / beta
         shrinkage = torch.where(present, sigma / (sigma + ratio.unsqueeze(-1)), 0)
+        remainder = torch.where(present, ratio.unsqueeze(-1) / (sigma + ratio.unsqueeze(-1)), 0)  # 1 - shrinkage
         gamma = shrinkage.sum(-1)
+        freedom = beyond_rank + remainder.sum(-1)  # N - gamma, without cancelling
         mean_square = torch.where(present, shrinkage.square() * projected / sigma, 0).sum(-1) + EPSILON  # ‖m‖²
-        residual = ((1 - shrinkage).square() * projected).sum(-1) + outside + EPSILON  # ‖y - Fm‖²
+        residual = (remainder.square() * projected).sum(-1) + outside + EPSILON  # ‖y - Fm‖²
         alpha = torch.where(converged, alpha, gamma / mean_square)
-        beta = torch.where(converged, beta, (count - gamma) / residual)
+        beta = torch.where(converged, beta, freedom / residual)
         log_determinant = torch.where(present, (sigma * (beta / alpha).unsqueeze(-1)).log1p(), 0).sum(-1)  # ln |A / α|
         log_evidence = (
             count / 2 * (beta / (2 * math.pi)).log()

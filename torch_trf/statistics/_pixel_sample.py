@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int64, Integer
 from torch import Tensor
 
+from .._ops import LARGEST_INT64, LEAST_INT64
 from ..pixels import LARGEST_KEY, as_images, class_index, pixel_keys
 from ._faults import Faults
 from ._statistic import Statistic
@@ -76,27 +77,34 @@ class PixelSample(Statistic):
         index, bad = class_index(labels, num_classes, ignore_index)
         may_be_drawn = (index >= 0) if eligible is None else eligible & (index >= 0)
         may_be_drawn = may_be_drawn.flatten(-3)  # [*groups, pixels]
-        groups = may_be_drawn.shape[:-1]
-        keys = pixel_keys(
-            labels.numel(), seed=seed, num_repeats=num_repeats, stream=stream, offset=offset, device=labels.device
-        ).reshape(num_repeats, *[1] * len(groups), -1)
-        keys = torch.where(may_be_drawn, keys, LARGEST_KEY)
-        places = keys.new_full((*keys.shape[:-1], max(0, size - keys.shape[-1])), LARGEST_KEY)  # where pixels are few
-
-        key, pixel = torch.cat([keys, places], -1).topk(size, largest=False, sorted=True)
+        kept = min(size, labels.numel())
+        drawn = [  # a repeat at a time, because keys of all groups and repeats at once would take much memory
+            torch.where(may_be_drawn, keys, LARGEST_KEY).topk(kept, largest=False, sorted=True)
+            for keys in pixel_keys(
+                labels.numel(), seed=seed, num_repeats=num_repeats, stream=stream, offset=offset, device=labels.device
+            )
+        ]
+        key, pixel = (torch.stack(part) for part in zip(*drawn, strict=True))
+        empty = (*key.shape[:-1], size - kept)  # places that too few pixels leave
+        key = torch.cat([key, key.new_full(empty, LARGEST_KEY)], -1)
+        pixel = torch.cat([pixel, pixel.new_zeros(empty)], -1)
         is_drawn = key < LARGEST_KEY
-        pixel = pixel.clamp(max=labels.numel() - 1)
         height, width = labels.shape[1:]
-        drawn = features[pixel // (height * width), :, pixel // width % height, pixel % width]
-        non_finite = ~drawn.isfinite().all(-1) & is_drawn
-        first = torch.arange(groups.numel() * num_repeats, device=key.device).reshape(*key.shape[:-1], 1) == 0
+        values = features[pixel // (height * width), :, pixel // width % height, pixel % width]
+        met = Faults.from_pixels(labels.flatten(), bad.flatten(), torch.zeros_like(bad).flatten())
+        # All samples look at the same labels: bad ones count once, in the first.
+        first = torch.arange(key[..., 0].numel(), device=key.device).reshape(key.shape[:-1]) == 0
         sample = cls(
             key,
-            drawn.masked_fill(~is_drawn.unsqueeze(-1), 0),
+            values.masked_fill(~is_drawn.unsqueeze(-1), 0),
             index.flatten()[pixel].masked_fill(~is_drawn, NOT_DRAWN),
             may_be_drawn.sum(-1).expand(key.shape[:-1]),
-            # All samples look at the same labels: bad ones count once, in the first.
-            Faults.from_pixels(labels.flatten().expand_as(keys), bad.flatten() & first, non_finite),
+            Faults(
+                met.bad_labels * first,
+                met.least_bad_label.where(first, LARGEST_INT64),
+                met.largest_bad_label.where(first, LEAST_INT64),
+                (~values.isfinite().all(-1) & is_drawn).sum(-1),
+            ),
         )
         sample.faults.check_on_cpu(num_classes, ignore_index)
         return sample
