@@ -18,6 +18,9 @@ CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 ALL = ["leep", "logme", "hscore", "regularized_hscore", "nce", "otce"]
 
 
+OTCE = ["--target", "{data}/target", "--source", "{data}/source", "--metrics", "otce", "--ignore_index", "250"]
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """A source and a target folder of three small images each."""
@@ -121,10 +124,7 @@ def test_published_conventions(data, score):
         (["--target", "{data}/target", "--output", "{data}/none/scores.json"], "cannot be written"),
         (["--target", "{data}/target", "--config", "{data}/none.yaml"], "none.yaml"),
         (["--target", "{data}/target", "--output", "{data}"], "cannot be written"),
-        (
-            "--target {data}/target --source {data}/source --metrics otce --ignore_index 250 --num_source_images 0".split(),
-            "num_images must be at least 1",
-        ),
+        ([*OTCE, "--num_source_images", "0"], "num_images must be at least 1"),
         (["--target", "{data}/broken"], "0.npy is not a whole .npy array"),
     ],
 )
