@@ -56,9 +56,11 @@ $(INSTALLED): .venv/torch pyproject.toml setup.py $(KERNELS)
 	$(BIN)/pip install --no-build-isolation --editable ".[dev]"
 	touch $@
 
-# The installation above compiles csrc/cuda where PyTorch has CUDA too; this looks at it wherever there is a compiler.
+# The installation above compiles csrc/cuda where PyTorch has CUDA too; elsewhere any compiler there is looks at it.
 .venv/cuda-compiled: $(INSTALLED)
-	if command -v nvcc; then \
+	if [ -e torch_trf/_C_cuda.abi3.so ]; then \
+	  echo "csrc/cuda is compiled: torch_trf/_C_cuda.abi3.so"; \
+	elif command -v nvcc; then \
 	  nvcc -std=c++20 -DUSE_CUDA -DTORCH_TARGET_VERSION=0x020b000000000000 -I$(TORCH)/include \
 	    -c csrc/cuda/*.cu -o /dev/null; \
 	else \

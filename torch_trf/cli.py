@@ -9,6 +9,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
@@ -87,7 +88,7 @@ def _score_parser() -> ArgumentParser:
         "--num_source_classes", type=int | None, help="number of source classes; the largest label plus one by default"
     )
     own = {"metrics", "softmax", "num_classes", "num_source_classes", "stream_pixels", "device", "progress"}
-    parser.add_class_arguments(Scorer, as_group=False, as_positional=False, skip=set(own))
+    parser.add_class_arguments(Scorer, as_group=False, as_positional=False, skip=own)
     parser.add_class_arguments(FeatureFolder, as_group=False, as_positional=False, skip={"path", "num_images", "seed"})
     parser.add_argument("--num_source_images", type=int | None, help="source images to draw; all by default")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N; auto takes a GPU if any")
@@ -145,7 +146,7 @@ def _score(options: Namespace) -> None:
         _write_json(
             output,
             {
-                "scores": {name: _as_json(score) for name, score in scores.items()},
+                "scores": {name: asdict(score) | {"std": score.std} for name, score in scores.items()},
                 "target": str(target.path),
                 "source": None if source is None else str(source.path),
                 "num_classes": num_classes,
@@ -228,17 +229,6 @@ def _table(scores: dict[str, Score]) -> str:
         ).rstrip()
         for row in rows
     )
-
-
-def _as_json(score: Score) -> dict[str, Any]:
-    return {
-        "score": score.score,
-        "std": score.std,
-        "standard_error": score.standard_error,
-        "repeats": list(score.repeats),
-        "pixels": score.pixels,
-        "seconds": score.seconds,
-    }
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

@@ -53,19 +53,16 @@ class FeatureFolder:
         seed: int = 0,
     ) -> None:
         self.path = Path(path)
-        self._features = _array_files(self.path / feature_name)
-        self._labels = _array_files(self.path / label_name)
-        self._logits = None if logit_name is None else _array_files(self.path / logit_name)
-        self._share_file = logit_name == feature_name
-        partners = {feature_name: self._features, label_name: self._labels}
-        if logit_name is not None:
-            partners[logit_name] = self._logits or {}
-        for _name, files in partners.items():
+        subfolders = dict.fromkeys(name for name in (feature_name, label_name, logit_name) if name is not None)
+        partners = {name: _array_files(self.path / name) for name in subfolders}
+        self._features, self._labels = partners[feature_name], partners[label_name]
+        self._logits = None if logit_name is None else partners[logit_name]
+        for files in partners.values():
             for other, others in partners.items():
                 if alone := sorted(files.keys() - others.keys(), key=_natural):
                     raise ValueError(f"{files[alone[0]]} has no partner {self.path / other / alone[0]}.npy")
         self.names = sorted(self._features, key=_natural)
-        self._check_headers()
+        self._check_headers([files for name, files in partners.items() if name != label_name])
         if num_images is not None and num_images < 1:
             raise ValueError(f"num_images must be at least 1, not {num_images}")
         if num_images is not None and num_images < len(self.names):
@@ -82,7 +79,7 @@ class FeatureFolder:
             features = _read(self._features[name]).unsqueeze(0)
             logits = None
             if self._logits is not None:
-                logits = features if self._share_file else _read(self._logits[name]).unsqueeze(0)
+                logits = features if self._logits is self._features else _read(self._logits[name]).unsqueeze(0)
             labels = _read(self._labels[name]).unsqueeze(0)
             yield Pixels(features, labels, logits, stream=stream, name=str(self._features[name]))
 
@@ -96,15 +93,13 @@ class FeatureFolder:
                     counts[value] = counts.get(value, 0) + count
         return counts
 
-    def _check_headers(self) -> None:
+    def _check_headers(self, of_channels: list[dict[str, Path]]) -> None:
         channels: dict[Path, int] = {}  # of the first file of each subfolder
         for name in self.names:
             labels = _open(self._labels[name])
             if labels.ndim != 2 or labels.dtype.kind not in "iu":
                 raise _wrong(self._labels[name], "integer labels [H, W]", labels)
-            for files in (self._features, self._logits or {}):
-                if name not in files:
-                    continue
+            for files in of_channels:
                 features = _open(files[name])
                 if features.ndim != 3 or features.dtype.kind != "f" or features.dtype.itemsize > 8:
                     raise _wrong(files[name], "float16, float32 or float64 features [D, H, W]", features)

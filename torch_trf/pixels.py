@@ -7,7 +7,9 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64, Integer
 from torch import Tensor
 
-LARGEST_KEY = torch.iinfo(torch.int64).max  # sorts last: the key of a pixel that may not be drawn
+from ._ops import LARGEST_INT64
+
+LARGEST_KEY = LARGEST_INT64  # sorts last: the key of a pixel that may not be drawn
 
 # SplitMix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014, figure 17.
 _GOLDEN_GAMMA = 0x9E3779B97F4A7C15

@@ -278,7 +278,7 @@ class Scorer:
         if self.sampling == "per_class":
             classes = torch.arange(self.num_classes, device=pixels.labels.device).reshape(-1, 1, 1, 1)
             eligible = pixels.labels == classes
-            size = max(1, size // self.num_classes)
+            size = size // self.num_classes
         elif self.sampling == "boundary":
             eligible = boundary(pixels.labels, self.boundary_radius, self.ignore_index)
         return PixelSample.from_pixels(

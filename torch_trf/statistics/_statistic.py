@@ -1,7 +1,8 @@
 """What every statistic can do."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 import torch
@@ -13,24 +14,23 @@ from ..pixels import blocks
 S = TypeVar("S", bound="Statistic")
 
 
-class Statistic:
+@dataclass(frozen=True, slots=True, eq=False)
+class Statistic(ABC):
     """A small frozen value of tensors that share leading dimensions, one entry for each patch, image or repeat.
 
     A subclass is a frozen dataclass whose fields are tensors or statistics. It has `from_pixels`, and `_pool` where
     its fields do not merge by adding.
     """
 
-    __slots__ = ()
-
     @property
+    @abstractmethod
     def batch_shape(self) -> torch.Size:
         """The leading dimensions."""
-        raise NotImplementedError
 
     @classmethod
+    @abstractmethod
     def from_pixels(cls: type[S], *pixels: Any, **options: Any) -> S:
         """The statistic of a batch of pixels."""
-        raise NotImplementedError
 
     def add(self: S, *pixels: Any, **options: Any) -> S:
         """This statistic with further pixels in it: `self + from_pixels(...)`, with the arguments of `from_pixels`."""
@@ -51,7 +51,9 @@ class Statistic:
 
     def _pool(self: S) -> S:
         """The statistic of all pixels along the first dimension."""
-        return type(self)(**{name: _sum_first(value) for name, value in self._items()})
+        return type(self)(
+            **{name: value._pool() if isinstance(value, Statistic) else value.sum(0) for name, value in self._items()}
+        )
 
     @classmethod
     def stack(cls: type[S], statistics: Sequence[S]) -> S:
@@ -101,7 +103,7 @@ class Statistic:
             ValueError: names that are missing or do not belong here.
         """
         values: dict[str, Any] = {}
-        for field in fields(cls):  # type: ignore[arg-type]
+        for field in fields(cls):
             inner = {
                 name.partition(".")[2]: value for name, value in state.items() if name.startswith(f"{field.name}.")
             }
@@ -110,14 +112,14 @@ class Statistic:
             elif field.name in state:
                 values[field.name] = state[field.name]
         names = {name.partition(".")[0] for name in state}
-        expected = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+        expected = {field.name for field in fields(cls)}
         if names != expected:
             wrong = f"missing {sorted(expected - names)}, unknown {sorted(names - expected)}"
             raise ValueError(f"not the state of {cls.__name__}: {wrong}")
         return cls(**values)
 
     def _items(self) -> list[tuple[str, Any]]:
-        return [(field.name, getattr(self, field.name)) for field in fields(self)]  # type: ignore[arg-type]
+        return [(field.name, getattr(self, field.name)) for field in fields(self)]
 
     def _map(self: S, function: Callable[[Tensor], Tensor]) -> S:
         return type(self)(
@@ -126,10 +128,6 @@ class Statistic:
                 for name, value in self._items()
             }
         )
-
-
-def _sum_first(value: Any) -> Any:
-    return value._pool() if isinstance(value, Statistic) else value.sum(0)
 
 
 def over_blocks(
