@@ -64,11 +64,12 @@ def extensions() -> dict:
             f"torch_trf needs PyTorch at build time ({error}). Install torch first, or leave out --no-build-isolation."
         ) from error
 
+    headers = sorted(str(path) for path in Path("csrc").rglob("*.*h"))
     modules = [
         CppExtension(
             "torch_trf._C",
-            ["csrc/cpu/patch_moments.cpp"],
-            depends=["csrc/patch_moments.h"],
+            sorted(map(str, Path("csrc/cpu").glob("*.cpp"))),
+            depends=headers,
             py_limited_api=True,
             extra_compile_args=[*STABLE_ABI, "-O3", "-g0", "-fopenmp-simd", "-fvisibility=hidden"],
         )
@@ -81,8 +82,8 @@ def extensions() -> dict:
         modules.append(
             CUDAExtension(
                 "torch_trf._C_cuda",
-                ["csrc/cuda/patch_moments.cu"],
-                depends=["csrc/patch_moments.h"],
+                sorted(map(str, Path("csrc/cuda").glob("*.cu"))),
+                depends=headers,
                 py_limited_api=True,
                 extra_compile_args={"cxx": flags, "nvcc": flags},
             )

@@ -17,13 +17,16 @@ LAYERS = {
     "statistics": 2,
     "transport": 3,
     "metrics": 4,
-    "functional": 5,
-    "score": 5,
+    "files": 5,
     "features": 5,
-    "demo": 6,
-    "cli": 7,
-    "__init__": 8,
-    "__main__": 8,
+    "table": 5,
+    "functional": 5,
+    "score": 6,
+    "maps": 7,
+    "demo": 7,
+    "cli": 8,
+    "__init__": 9,
+    "__main__": 9,
 }
 MODULES = sorted(ROOT.rglob("*.py"))
 HEAVY = ["geomloss", "jsonargparse", "matplotlib", "ot", "pykeops", "torchmetrics"]

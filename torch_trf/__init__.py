@@ -3,20 +3,24 @@
 torch_trf.logme(features, labels)           one score from tensors
 torch_trf.metrics.logme(moments)            the same metric over statistics, batched over leading dimensions
 torch_trf.Scorer(metrics=("logme",), ...)   scores over a stream of pixels or a folder of features
+torch_trf.transferability_map("logme", ...) the score patch by patch; torch_trf.Mapper, over a stream
 """
 
 from . import metrics, statistics
 from ._ops import has_extension
 from .features import FeatureFolder
 from .functional import hscore, leep, logme, nce, otce, regularized_hscore
+from .maps import Mapper, TransferabilityMap, transferability_map
 from .score import Score, Scorer
 
 __version__ = "0.1.0"
 
 __all__ = [
     "FeatureFolder",
+    "Mapper",
     "Score",
     "Scorer",
+    "TransferabilityMap",
     "has_extension",
     "hscore",
     "leep",
@@ -26,4 +30,5 @@ __all__ = [
     "otce",
     "regularized_hscore",
     "statistics",
+    "transferability_map",
 ]

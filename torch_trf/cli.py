@@ -20,7 +20,8 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 from . import __version__
 from .demo import CLASSES, IGNORE_INDEX, make_feature_folder
 from .features import FeatureFolder
-from .score import METRICS, FeatureMetricName, MetricName, Score, Scorer
+from .score import Score, Scorer
+from .table import METRICS, FeatureMetricName, MetricName
 
 DEFAULT_METRICS = ["leep", "logme", "hscore", "nce"]
 WRONG_INPUT = 2

@@ -75,13 +75,29 @@ class FeatureFolder:
 
     def __iter__(self) -> Iterator[Pixels]:
         """The images, one batch each, read from disk one at a time."""
+        return self.rows(slice(None))
+
+    def rows(self, rows: slice) -> Iterator[Pixels]:
+        """The same rows of every image; no others are read."""
         for stream, name in enumerate(self.names):
-            features = _read(self._features[name]).unsqueeze(0)
+            features = _read(self._features[name], rows).unsqueeze(0)
             logits = None
             if self._logits is not None:
-                logits = features if self._logits is self._features else _read(self._logits[name]).unsqueeze(0)
-            labels = _read(self._labels[name]).unsqueeze(0)
+                logits = features if self._logits is self._features else _read(self._logits[name], rows).unsqueeze(0)
+            labels = _read(self._labels[name], rows).unsqueeze(0)
             yield Pixels(features, labels, logits, stream=stream, name=str(self._features[name]))
+
+    def check_sizes(self, size: tuple[int, int]) -> None:
+        """Raises where an image has another height and width; reads headers alone.
+
+        Raises:
+            ValueError: with the file.
+        """
+        for name in self.names:
+            labels = _open(self._labels[name])
+            if labels.shape != size:
+                expected = f"{size[0]} x {size[1]}: a map needs images of one size"
+                raise ValueError(f"{self._labels[name]} has {_size(labels)} pixels, the first image {expected}")
 
     def class_counts(self, ignore_index: int) -> dict[int, int]:
         """How many pixels carry each label, `ignore_index` left out; reads all labels and no features."""
@@ -138,8 +154,8 @@ def _open(path: Path) -> np.ndarray:
         raise ValueError(f"{path} is not a whole .npy array of numbers: {error}") from error
 
 
-def _read(path: Path) -> torch.Tensor:
-    array = _open(path)
+def _read(path: Path, rows: slice = slice(None)) -> torch.Tensor:
+    array = _open(path)[..., rows, :]
     if array.dtype.kind in "iu" and array.dtype not in (np.uint8, np.int32):
         array = array.astype(np.int64)
     return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))

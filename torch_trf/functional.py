@@ -45,7 +45,7 @@ def leep(
         >>> round(torch_trf.leep(torch.tensor([[9.0, 0.0], [0.0, 9.0]]), torch.tensor([0, 1])).item(), 4)
         -0.0002
     """
-    num_classes = _num_classes(labels, num_classes, ignore_index)
+    num_classes = count_classes(labels, num_classes, ignore_index)
     joint_mass = JointMass.from_pixels(logits, labels, num_classes=num_classes, ignore_index=ignore_index)
     log_likelihood = LogLikelihood.from_pixels(logits, labels, joint_mass=joint_mass, ignore_index=ignore_index)
     require_pixels(log_likelihood, num_classes=num_classes, ignore_index=ignore_index)
@@ -77,7 +77,7 @@ def nce(
         >>> torch_trf.nce(torch.tensor([[9.0, 0.0], [0.0, 9.0]]), torch.tensor([0, 1])).item()
         0.0
     """
-    num_classes = _num_classes(labels, num_classes, ignore_index)
+    num_classes = count_classes(labels, num_classes, ignore_index)
     joint_mass = JointMass.from_pixels(logits, labels, num_classes=num_classes, ignore_index=ignore_index, hard=True)
     require_pixels(joint_mass, num_classes=num_classes, ignore_index=ignore_index)
     return require_finite(metrics.nce(joint_mass))
@@ -213,14 +213,15 @@ def otce(
         >>> torch_trf.otce(x, y, x + 1, y).item()
         0.0
     """
-    num_classes = _num_classes(target_labels, num_classes, ignore_index)
-    num_source_classes = _num_classes(source_labels, num_source_classes, ignore_index)
+    num_classes = count_classes(target_labels, num_classes, ignore_index)
+    num_source_classes = count_classes(source_labels, num_source_classes, ignore_index)
     source = _whole_sample(source_features, source_labels, num_source_classes, ignore_index)
     target = _whole_sample(target_features, target_labels, num_classes, ignore_index)
     return require_finite(metrics.otce(source, target, num_classes=num_classes, num_source_classes=num_source_classes))
 
 
-def _num_classes(labels: Tensor, num_classes: int | None, ignore_index: int) -> int:
+def count_classes(labels: Tensor, num_classes: int | None, ignore_index: int) -> int:
+    """The number of classes: as given, or the largest label plus one."""
     if num_classes is not None:
         return num_classes
     if labels.numel() == 0:
@@ -230,7 +231,7 @@ def _num_classes(labels: Tensor, num_classes: int | None, ignore_index: int) -> 
 
 
 def _moments(features: Tensor, labels: Tensor, num_classes: int | None, ignore_index: int) -> Moments:
-    num_classes = _num_classes(labels, num_classes, ignore_index)
+    num_classes = count_classes(labels, num_classes, ignore_index)
     moments = Moments.from_pixels(features, labels, num_classes=num_classes, ignore_index=ignore_index)
     require_pixels(moments, num_classes=num_classes, ignore_index=ignore_index)
     return moments

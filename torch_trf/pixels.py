@@ -1,10 +1,12 @@
 """Pixels: features and labels on one grid, checked; which of them count, and which a sample draws."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from operator import itemgetter
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int64, Integer
+from jaxtyping import Bool, Float, Int64, Integer
 from torch import Tensor
 
 from ._ops import LARGEST_INT64
@@ -41,12 +43,49 @@ class Pixels:
         """These pixels on `device`; where they are if it is None."""
         if device is None:
             return self
-        features = self.features.to(device)
+        return self._map(lambda tensor: tensor.to(device))
+
+    def rows(self, rows: slice) -> "Pixels":
+        """These rows of every image."""
+        return self._map(lambda tensor: tensor[..., rows, :])
+
+    def split(self, images: int) -> "list[Pixels]":
+        """Batches of so many images, the last of what is left."""
+        starts = range(0, len(self.labels), images)
+        return [self._map(itemgetter(slice(start, start + images))) for start in starts]
+
+    @staticmethod
+    def join(batches: "list[Pixels]") -> "Pixels":
+        """The images of all batches."""
+        first = batches[0]
+        if len(batches) == 1:
+            return first
+        name = f"{first.name} to {batches[-1].name}" if first.name else ""
+        features = torch.cat([batch.features for batch in batches])
+        logits = [batch.logits for batch in batches if batch.logits is not None]
+        return Pixels(
+            features,
+            torch.cat([batch.labels for batch in batches]),
+            features if first.logits is first.features else torch.cat(logits) if logits else None,
+            name=name,
+        )
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> "Pixels":
+        """The same function of each tensor."""
+        features = function(self.features)
         if self.logits is self.features:
             logits: Tensor | None = features
         else:
-            logits = None if self.logits is None else self.logits.to(device)
-        return replace(self, features=features, labels=self.labels.to(device), logits=logits)
+            logits = None if self.logits is None else function(self.logits)
+        return replace(self, features=features, labels=function(self.labels), logits=logits)
+
+    @contextmanager
+    def named_errors(self) -> Iterator[None]:
+        """Puts the name of this batch before the message of a ValueError that leaves the block."""
+        try:
+            yield
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}" if self.name else str(error)) from error
 
 
 def as_images(
@@ -85,65 +124,6 @@ def as_images(
     if features.dim() == 2:
         features, labels = features.mT[None, :, None, :], labels[None, None, :]
     return features.detach(), labels
-
-
-def class_index(
-    labels: Integer[Tensor, "*grid"], num_classes: int, ignore_index: int
-) -> tuple[Int64[Tensor, "*grid"], Bool[Tensor, "*grid"]]:
-    """The class of every pixel, -1 where it has none, and where a label is neither a class nor `ignore_index`.
-
-    Example:
-        >>> index, bad = class_index(torch.tensor([0, 2, 255, 7]), num_classes=3, ignore_index=255)
-        >>> index.tolist(), bad.tolist()
-        ([0, 2, -1, -1], [False, False, False, True])
-    """
-    labels = labels.to(torch.int64)
-    labelled = labels != ignore_index
-    is_class = labelled & (labels >= 0) & (labels < num_classes)
-    return labels.masked_fill(~is_class, -1), labelled & ~is_class
-
-
-def blocks(
-    features: Float[Tensor, "B D H W"], labels: Integer[Tensor, "B H W"], *more: Tensor
-) -> Iterator[list[tuple[Tensor, ...]]]:
-    """Groups of images, each as a list of blocks of rows and columns that fit into cache on a CPU.
-
-    Whatever is computed for every pixel in double precision then stays in cache, and its memory is bounded. `more`
-    are further `[B, ...]` tensors of the images, handed on whole with every block.
-    """
-    elements = 2**20 if features.device.type == "cpu" else 2**26
-    channels, height, width = features.shape[1:]
-    block = max(1, elements // channels)
-    columns = min(width, block)
-    rows = min(height, max(1, block // columns))
-    images = max(1, block // (rows * columns)) if rows == height and columns == width else 1
-    for i in range(0, len(features), images):
-        group = slice(i, i + images)
-        yield [
-            (
-                features[group, :, y : y + rows, x : x + columns].flatten(2),
-                labels[group, y : y + rows, x : x + columns].flatten(1),
-                *(tensor[group] for tensor in more),
-            )
-            for y in range(0, height, rows)
-            for x in range(0, width, columns)
-        ]
-
-
-def class_probabilities(
-    logits: Float[Tensor, "images Z pixels"], counts: Bool[Tensor, "images pixels"], *, hard: bool
-) -> tuple[Float64[Tensor, "images Z pixels"], Bool[Tensor, "images pixels"]]:
-    """The source model's prediction on every pixel, and where a pixel that counts is not finite.
-
-    The softmax of the logits in float64, or, where `hard`, 1 for the class of largest score. Pixels that do not count
-    are not read.
-    """
-    logits = torch.where(counts.unsqueeze(1), logits, 0).to(torch.float64, memory_format=torch.contiguous_format)
-    non_finite = ~logits.sum(1).isfinite()
-    if hard:
-        classes = torch.arange(logits.shape[1], device=logits.device).unsqueeze(-1)
-        return (logits.argmax(1, keepdim=True) == classes).to(logits.dtype), non_finite
-    return logits.softmax(1), non_finite
 
 
 def boundary(labels: Integer[Tensor, "B H W"], radius: int, ignore_index: int) -> Bool[Tensor, "B H W"]:

@@ -3,7 +3,7 @@
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
@@ -15,11 +15,10 @@ from . import metrics as functions
 from .metrics._checks import require_finite, require_pixels
 from .metrics._hscore import RCOND
 from .pixels import Pixels, as_images, boundary
-from .statistics import JointMass, LogLikelihood, Moments, PixelSample, Statistic
+from .statistics import JointMass, PixelSample, Statistic
 from .statistics._pixel_sample import NOT_DRAWN
+from .table import METRICS, FeatureMetricName, MetricName, class_scores, statistic
 
-MetricName = Literal["leep", "logme", "hscore", "regularized_hscore", "nce", "otce"]
-FeatureMetricName = Literal["logme", "hscore", "regularized_hscore", "otce"]
 Sampling = Literal["uniform", "per_class", "boundary"]
 Batch = Pixels | tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]
 if TYPE_CHECKING:
@@ -28,36 +27,6 @@ else:
     Batches = Iterable  # a run-time check of an iterator's items would use them up
 
 OTCE_PIXELS = 10_000  # what the published experiments draw
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """A row of the table of metrics that every front end reads.
-
-    Attributes:
-        statistics: what must be known of the target pixels, in the order in which it can be known; the score is
-            computed from the last one.
-        reads: which of a batch's tensors they are built from.
-        function: the score of a statistic, given the scorer's options.
-        unit: of the score.
-    """
-
-    statistics: tuple[str, ...]
-    reads: Literal["features", "logits"]
-    function: Callable[[Any, "Scorer"], Tensor]
-    unit: str
-
-
-METRICS: dict[str, Metric] = {
-    "leep": Metric(("soft_mass", "log_likelihood"), "logits", lambda x, _: functions.leep(x), "nats"),
-    "logme": Metric(
-        ("moments",), "features", lambda x, scorer: functions.logme(x, absent_classes=scorer.absent_classes), "nats"
-    ),
-    "hscore": Metric(("moments",), "features", lambda x, scorer: functions.hscore(x, rcond=scorer.rcond), "directions"),
-    "regularized_hscore": Metric(("moments",), "features", lambda x, _: functions.regularized_hscore(x), "directions"),
-    "nce": Metric(("hard_mass",), "logits", lambda x, _: functions.nce(x), "nats"),
-    "otce": Metric(("source_sample", "feature_sample"), "features", lambda x, scorer: scorer._otce(*x), "nats"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +148,7 @@ class Scorer:
         """
         seconds: dict[str, float] = defaultdict(float)
         tables = [METRICS[name] for name in self.metrics]
-        wanted = {self._named(name, statistic) for name in self.metrics for statistic in METRICS[name].statistics}
+        wanted = {self._named(name, part) for name in self.metrics for part in METRICS[name].statistics}
         wanted -= {"source_sample"}
         samples = {f"{table.reads[:-1]}_sample" for table in tables}
         can_read_again = not isinstance(target, Iterator)
@@ -230,45 +199,37 @@ class Scorer:
             "ignore_index": NOT_DRAWN if sampled else self.ignore_index,
             "pool_batch": not sampled,
         }
-        builders: dict[str, Callable[[Pixels], Statistic]] = {
-            "moments": lambda x: Moments.from_pixels(x.features, x.labels, num_classes=self.num_classes, **options),
-            "softmax_moments": lambda x: Moments.from_pixels(
-                x.features.softmax(1, torch.float64), x.labels, num_classes=self.num_classes, **options
-            ),
-            "hard_mass": lambda x: JointMass.from_pixels(
-                _logits(x), x.labels, num_classes=self.num_classes, hard=True, **options
-            ),
-            "soft_mass": lambda x: JointMass.from_pixels(_logits(x), x.labels, num_classes=self.num_classes, **options),
-            "log_likelihood": lambda x: LogLikelihood.from_pixels(
-                _logits(x), x.labels, **options | {"joint_mass": joint_mass}
-            ),
-            "feature_sample": lambda x: self._draw(x, x.features, self.num_pixels or OTCE_PIXELS),
-            "logit_sample": lambda x: (
-                replace(self, num_repeats=1, sampling="uniform")._draw(x, _logits(x), self.stream_pixels)
-                if self.num_pixels is None  # LEEP's second look at a stream stands for all pixels
-                else self._draw(x, _logits(x), self.num_pixels)
-            ),
-        }
+        if joint_mass is not None:
+            options["joint_mass"] = joint_mass
+
+        def build(name: str, pixels: Pixels) -> Statistic:
+            if name == "feature_sample":
+                return self._draw(pixels, pixels.features, self.num_pixels or OTCE_PIXELS)
+            if name == "logit_sample" and self.num_pixels is not None:
+                return self._draw(pixels, class_scores(pixels), self.num_pixels)
+            if name == "logit_sample":  # LEEP's second look at a stream stands for all pixels
+                uniform = replace(self, num_repeats=1, sampling="uniform")
+                return uniform._draw(pixels, class_scores(pixels), self.stream_pixels)
+            return statistic(name, pixels, num_classes=self.num_classes, **options)
+
         found: dict[str, Any] = {}
         start = time.perf_counter()
         with tqdm(batches, progress, unit="batch", disable=not (self.progress and progress)) as bar:
-            for pixels in (pixels.to(self.device) for pixels in _as_pixels(bar)):
+            for pixels in (pixels.to(self.device) for pixels in as_pixels(bar)):
                 seconds["read"] += time.perf_counter() - start
                 for name in wanted:
                     start = time.perf_counter()
-                    try:
-                        statistic = builders[name](pixels)
-                    except ValueError as error:
-                        raise ValueError(f"{pixels.name}: {error}" if pixels.name else str(error)) from error
-                    found[name] = found[name] + statistic if name in found else statistic
+                    with pixels.named_errors():
+                        built = build(name, pixels)
+                    found[name] = found[name] + built if name in found else built
                     seconds[name] += time.perf_counter() - start
                 start = time.perf_counter()
         if not found and wanted:
             raise ValueError("no batch of pixels: the data set is empty")
         for name in wanted & {"feature_sample", "logit_sample"}:
             found[name] = found[name].join_groups()
-        for statistic in found.values():
-            require_pixels(statistic, num_classes=self.num_classes, ignore_index=self.ignore_index)
+        for built in found.values():
+            require_pixels(built, num_classes=self.num_classes, ignore_index=self.ignore_index)
         if progress is not None and self.num_pixels is not None:
             self._say_if_few(next(iter(found.values())), progress)
         return found
@@ -307,12 +268,12 @@ class Scorer:
     def _score(self, name: str, found: dict[str, Any], seconds: dict[str, float]) -> Score:
         start = time.perf_counter()
         table = METRICS[name]
-        statistic = found[self._named(name, table.statistics[-1])]
-        operand = (found["source_sample"], statistic) if name == "otce" else statistic
+        known = found[self._named(name, table.statistics[-1])]
+        operand = (found["source_sample"], known) if name == "otce" else known
         repeats = require_finite(table.function(operand, self).reshape(-1))
         error = None
         if name == "leep" and self.num_pixels is None and "logit_sample" in found:
-            error = statistic.standard_error(found["logit_sample"].population).item()
+            error = known.standard_error(found["logit_sample"].population).item()
         values = tuple(repeats.tolist())
         used = [self._named(name, part) for part in table.statistics]
         if self.num_pixels is not None:
@@ -320,7 +281,7 @@ class Scorer:
         return Score(
             score=sum(values) / len(values),
             repeats=values,
-            pixels=int(statistic.count.min()),
+            pixels=int(known.count.min()),
             seconds=seconds["read"] + sum(seconds[part] for part in set(used)) + time.perf_counter() - start,
             standard_error=error,
         )
@@ -339,18 +300,13 @@ class Scorer:
             raise ValueError("otce needs num_source_classes")
         return self.num_source_classes
 
-    def _named(self, metric: str, statistic: str) -> str:
+    def _named(self, metric: str, name: str) -> str:
         """The statistic's name, which tells whether it is of the softmax of the features."""
-        return f"softmax_{statistic}" if metric in self.softmax and statistic == "moments" else statistic
+        return f"softmax_{name}" if metric in self.softmax and name == "moments" else name
 
 
-def _logits(pixels: Pixels) -> Tensor:
-    if pixels.logits is None:
-        raise ValueError("leep and nce read the source model's class scores: give batches (features, labels, logits)")
-    return pixels.logits
-
-
-def _as_pixels(batches: Batches) -> Iterator[Pixels]:
+def as_pixels(batches: Batches) -> Iterator[Pixels]:
+    """Batches as pixels, checked; those that come as tensors are numbered through."""
     offset = 0
     for batch in batches:
         if isinstance(batch, Pixels):

@@ -1,216 +1,275 @@
-// Patch moments on the CPU: a tile of pixels at a time is brought into cache as double precision, channel by channel
-// around the patch's origin, and every sum is taken from there.
-#include "../patch_moments.h"
+// Patch moments on the CPU. Lines of pixels are read in memory order and dealt out to the patches that they cross, as
+// double precision around each patch's origin: a tile of channels x pixels for every patch of a unit, small enough for
+// the cache. Full tiles are added to the sums.
+//
+// Operations a pixel: D conversions, D (D + 1) / 2 products for the Gram matrix, D for the class sum, 2 D for the third
+// and fourth moments.
+#include "lines.h"
+#include "vectorised.h"
 
-#include <algorithm>
 #include <cmath>
 #include <mutex>
+#include <tuple>
 #include <vector>
-
-// One library serves every x86-64 processor: the loader picks the widest version of the inner loops that runs.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define TORCH_TRF_VECTORISED __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
-#else
-#define TORCH_TRF_VECTORISED
-#endif
 
 namespace torch_trf {
 namespace {
 
-constexpr int64_t kTile = 256;
-
-struct Tile {
-  int64_t count = 0;           // pixels held
-  std::vector<double> values;  // [D, kTile], around the origin; unused pixels are zero
-  std::vector<double> square;  // [kTile], squared norms
-  std::vector<int64_t> label;  // [kTile]
-  std::vector<int64_t> place;  // [kTile], where each pixel's first channel lies
-
-  explicit Tile(int64_t channels)
-      : values(channels * kTile), square(kTile), label(kTile), place(kTile) {}
-};
+constexpr int64_t kMostSpan = 256;         // columns read at a time
+constexpr int64_t kTilePixels = 128;       // of one patch; fewer where the patch has fewer
+constexpr int64_t kTileNumbers = 1 << 16;  // of all tiles of a unit together: 512 KiB
+constexpr int64_t kLeft = 4, kRight = 2;   // rows multiplied at a time
 
 struct Sums {
   double *class_sum, *gram, *third_moment, *fourth_moment;
 };
 
+// Adds the products of the rows of a tile with its channels: out[i][j] += Σ_t rows[i][t] rows[j][t]. The first rows are
+// the channels; of their products those on and below the diagonal are needed, and no block above it is computed. Every
+// row that is loaded serves several products, so that the processor waits for arithmetic and not for its cache.
 TORCH_TRF_VECTORISED
-void square_norms(Tile& tile, int64_t channels) {
-  double* square = tile.square.data();
-  std::fill_n(square, kTile, 0.0);
+void add_products(const double* rows, int64_t stride, int64_t pixels, int64_t num_rows, int64_t channels,
+                  double* const* out) {
+  for (int64_t i = 0; i < num_rows; i += kLeft) {
+    const double *a = rows + i * stride, *b = a + stride, *c = b + stride, *d = c + stride;
+    const int64_t end = i + kLeft <= channels ? i + kLeft : channels;
+    for (int64_t j = 0; j < end; j += kRight) {
+      const bool pair = j + 1 < channels;
+      const double *x = rows + j * stride, *y = pair ? x + stride : x;
+      double ax = 0, ay = 0, bx = 0, by = 0, cx = 0, cy = 0, dx = 0, dy = 0;
+#pragma omp simd reduction(+ : ax, ay, bx, by, cx, cy, dx, dy)
+      for (int64_t t = 0; t < pixels; ++t) {
+        ax += a[t] * x[t], ay += a[t] * y[t];
+        bx += b[t] * x[t], by += b[t] * y[t];
+        cx += c[t] * x[t], cy += c[t] * y[t];
+        dx += d[t] * x[t], dy += d[t] * y[t];
+      }
+      out[i][j] += ax, out[i + 1][j] += bx, out[i + 2][j] += cx, out[i + 3][j] += dx;
+      if (pair) out[i][j + 1] += ay, out[i + 1][j + 1] += by, out[i + 2][j + 1] += cy, out[i + 3][j + 1] += dy;
+    }
+  }
+}
+
+TORCH_TRF_VECTORISED
+void square_norms(const double* rows, int64_t stride, int64_t pixels, int64_t channels, double* square) {
+  std::fill_n(square, pixels, 0.0);
   for (int64_t d = 0; d < channels; ++d) {
-    const double* row = tile.values.data() + d * kTile;
+    const double* row = rows + d * stride;
 #pragma omp simd
-    for (int64_t t = 0; t < kTile; ++t) square[t] += row[t] * row[t];
+    for (int64_t t = 0; t < pixels; ++t) square[t] += row[t] * row[t];
   }
 }
 
-// Adds a tile's Gram matrix (lower triangle) and its third and fourth moments.
 TORCH_TRF_VECTORISED
-void add_moments(const Tile& tile, int64_t channels, const Sums& sums) {
-  const double* square = tile.square.data();
-  double fourth = 0;
-#pragma omp simd reduction(+ : fourth)
-  for (int64_t t = 0; t < kTile; ++t) fourth += square[t] * square[t];
-  *sums.fourth_moment += fourth;
-  for (int64_t i = 0; i < channels; ++i) {
-    const double* left = tile.values.data() + i * kTile;
-    double third = 0;
-#pragma omp simd reduction(+ : third)
-    for (int64_t t = 0; t < kTile; ++t) third += square[t] * left[t];
-    sums.third_moment[i] += third;
-    for (int64_t j = 0; j <= i; ++j) {
-      const double* right = tile.values.data() + j * kTile;
-      double product = 0;
-#pragma omp simd reduction(+ : product)
-      for (int64_t t = 0; t < kTile; ++t) product += left[t] * right[t];
-      sums.gram[i * channels + j] += product;
-    }
+double sum_of_squares(const double* values, int64_t count) {
+  double sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < count; ++i) sum += values[i] * values[i];
+  return sum;
+}
+
+// Deals a line of one channel out to the patches side by side, each around its origin.
+template <int kWidth>
+inline __attribute__((always_inline)) void deal_out(const double* line, int64_t patches, int64_t width,
+                                                    const double* origin, int64_t channels, double* tiles,
+                                                    int64_t tile_numbers) {
+  if (kWidth > 0) width = kWidth;  // known to the compiler
+  for (int64_t j = 0; j < patches; ++j) {
+    const double shift = origin[j * channels];
+    double* const to = tiles + j * tile_numbers;
+    for (int64_t u = 0; u < width; ++u) to[u] = line[j * width + u] - shift;
   }
 }
 
-void add_classes(const Tile& tile, int64_t channels, const Sums& sums) {
-  for (int64_t t = 0; t < tile.count; ++t) {
-    double* sum = sums.class_sum + tile.label[t] * channels;
-    const double* value = tile.values.data() + t;
-    for (int64_t d = 0; d < channels; ++d) sum[d] += value[d * kTile];
+TORCH_TRF_VECTORISED
+void deal(const double* line, int64_t patches, int64_t width, const double* origin, int64_t channels, double* tiles,
+          int64_t tile_numbers) {
+  switch (width) {
+    case 4: return deal_out<4>(line, patches, width, origin, channels, tiles, tile_numbers);
+    case 8: return deal_out<8>(line, patches, width, origin, channels, tiles, tile_numbers);
+    default: return deal_out<0>(line, patches, width, origin, channels, tiles, tile_numbers);
   }
 }
 
-template <typename scalar_t, typename label_t>
-class PatchMoments {
+// The tiles of a unit's patches. Beneath its channels a tile has a row of squared norms and a row of ones and zeros
+// for each class that it meets, so that one product gives Gram matrix, third moment and class sums.
+class Tiles {
  public:
-  PatchMoments(const Tensor& features, const Tensor& labels, const Geometry& geometry, const Outputs& outputs)
-      : features_(static_cast<const scalar_t*>(features.const_data_ptr())),
-        labels_(static_cast<const label_t*>(labels.const_data_ptr())),
-        geometry_(geometry),
-        origin_(static_cast<double*>(outputs.origin.mutable_data_ptr())),
-        class_count_(static_cast<int64_t*>(outputs.class_count.mutable_data_ptr())),
-        faults_(static_cast<int64_t*>(outputs.faults.mutable_data_ptr())),
-        sums_{static_cast<double*>(outputs.class_sum.mutable_data_ptr()),
-              static_cast<double*>(outputs.gram.mutable_data_ptr()),
-              static_cast<double*>(outputs.third_moment.mutable_data_ptr()),
-              static_cast<double*>(outputs.fourth_moment.mutable_data_ptr())} {}
+  Tiles(const Geometry& geometry, const Reader& reader, const Unit& unit, int64_t pixels, const double* origin,
+        Tally& tally)
+      : g_(geometry),
+        reader_(reader),
+        unit_(unit),
+        pixels_(pixels),
+        stride_(row_stride(pixels)),
+        origin_(origin),
+        tally_(tally),
+        values_(unit.patches * geometry.channels * stride_),
+        label_(unit.patches * pixels),
+        row_of_class_(geometry.classes, 0),
+        line_(kMostSpan),
+        line_label_(kMostSpan) {}
 
-  // The first pixel that counts is the patch's origin: close to its mean, so that little cancels, and exact for
-  // constant features.
-  void start(int64_t patch) const {
-    const int64_t channels = geometry_.channels;
-    faults_[patch * kFaults + kLeastBadLabel] = INT64_MAX;
-    faults_[patch * kFaults + kLargestBadLabel] = INT64_MIN;
-    double* origin = origin_ + patch * channels;
-    for (int64_t pixel = 0; pixel < geometry_.patch_pixels; ++pixel) {
-      const Offsets at = geometry_.locate(patch, pixel);
-      const int64_t label = labels_[at.label];
-      if (label == geometry_.ignore_index || !geometry_.is_class(label)) continue;
-      bool finite = true;
-      for (int64_t d = 0; d < channels; ++d) {
-        origin[d] = static_cast<double>(features_[at.features + d * geometry_.feature_strides[1]]);
-        finite = finite && std::isfinite(origin[d]);
-      }
-      if (finite) return;
+  // Rows of the tiles side by side would meet in the same sets of the cache without some space between them.
+  static int64_t row_stride(int64_t pixels) { return (pixels + 7) / 8 * 8 + 8; }
+
+  bool has_room_for(const Band& band) const { return filled_ + band.rows * band.width <= pixels_; }
+
+  void read(const Band& band) {
+    for (int64_t row = 0; row < band.rows; ++row) {
+      reader_.labels(band.at, row, band.span, line_label_.data());
+      for (int64_t j = 0; j < unit_.patches; ++j)
+        for (int64_t u = 0; u < band.width; ++u)
+          label_[j * pixels_ + filled_ + row * band.width + u] = tally_.classify(j, line_label_[j * band.width + u]);
     }
-    std::fill_n(origin, channels, 0.0);
-  }
-
-  void add_chunk(int64_t unit) {
-    const int64_t channels = geometry_.channels, classes = geometry_.classes;
-    const int64_t patch = unit / geometry_.chunks, first = unit % geometry_.chunks * kChunkPixels;
-    const int64_t last = std::min(first + kChunkPixels, geometry_.patch_pixels);
-    const Sums sums{sums_.class_sum + unit * classes * channels, sums_.gram + unit * channels * channels,
-                    sums_.third_moment + unit * channels, sums_.fourth_moment + unit};
-    std::vector<int64_t> class_count(classes, 0);
-    int64_t faults[kFaults] = {0, INT64_MAX, INT64_MIN, 0};
-    Tile tile(channels);
-    for (int64_t pixel = first, run; pixel < last; pixel += run) {  // a run of pixels in one row of the cell
-      const Offsets start = geometry_.locate(patch, pixel);
-      run = std::min(last - pixel, geometry_.cell_width - pixel % geometry_.cell_width);
-      for (int64_t x = 0; x < run; ++x) {
-        const int64_t label = labels_[start.label + x * geometry_.label_strides[2]];
-        if (label == geometry_.ignore_index) continue;
-        if (!geometry_.is_class(label)) {
-          ++faults[kBadLabels];
-          faults[kLeastBadLabel] = std::min(faults[kLeastBadLabel], label);
-          faults[kLargestBadLabel] = std::max(faults[kLargestBadLabel], label);
-          continue;
-        }
-        tile.label[tile.count] = label;
-        tile.place[tile.count] = start.features + x * geometry_.feature_strides[3];
-        if (++tile.count == kTile) flush(tile, origin_ + patch * channels, sums, class_count, faults);
+    for (int64_t d = 0; d < g_.channels; ++d) {
+      if (d + 1 < g_.channels) reader_.prefetch(band, d + 1);
+      for (int64_t row = 0; row < band.rows; ++row) {
+        reader_.features(band.at, d, row, band.span, line_.data());
+        deal(line_.data(), unit_.patches, band.width, origin_ + d, g_.channels,
+             values_.data() + d * stride_ + filled_ + row * band.width, g_.channels * stride_);
       }
     }
-    if (tile.count > 0) flush(tile, origin_ + patch * channels, sums, class_count, faults);
-    for (int64_t i = 0; i < channels; ++i)
-      for (int64_t j = 0; j < i; ++j) sums.gram[j * channels + i] = sums.gram[i * channels + j];
-
-    const std::lock_guard<std::mutex> lock(mutex_);
-    int64_t* const patch_faults = faults_ + patch * kFaults;
-    for (int64_t k = 0; k < classes; ++k) class_count_[patch * classes + k] += class_count[k];
-    patch_faults[kBadLabels] += faults[kBadLabels];
-    patch_faults[kLeastBadLabel] = std::min(patch_faults[kLeastBadLabel], faults[kLeastBadLabel]);
-    patch_faults[kLargestBadLabel] = std::max(patch_faults[kLargestBadLabel], faults[kLargestBadLabel]);
-    patch_faults[kNonFinite] += faults[kNonFinite];
+    filled_ += band.rows * band.width;
   }
+
+  // Adds the tile of the unit's patch j to its sums.
+  void add(int64_t j, const Sums& sums) {
+    const int64_t channels = g_.channels, *const label = label_.data() + j * pixels_;
+    rows_.assign(values_.begin() + j * channels * stride_, values_.begin() + (j + 1) * channels * stride_);
+    rows_.resize((channels + 1) * stride_);
+    out_.clear();
+    for (int64_t d = 0; d < channels; ++d) out_.push_back(sums.gram + d * channels);
+    out_.push_back(sums.third_moment);
+    for (int64_t t = 0; t < stride_; ++t)
+      if (t >= filled_ || label[t] < 0) leave_out(t);
+    square_norms(rows_.data(), stride_, stride_, channels, rows_.data() + channels * stride_);
+    for (int64_t t = 0; t < filled_; ++t) {
+      if (label[t] < 0) continue;
+      if (!std::isfinite(rows_[channels * stride_ + t])) {
+        tally_.count_non_finite(j);
+        leave_out(t);
+        rows_[channels * stride_ + t] = 0;
+        continue;
+      }
+      tally_.count(j, label[t]);
+      int64_t& row = row_of_class_[label[t]];
+      if (row == 0) {
+        row = out_.size();
+        rows_.resize((row + 1) * stride_);
+        out_.push_back(sums.class_sum + label[t] * channels);
+        met_.push_back(label[t]);
+      }
+      rows_[row * stride_ + t] = 1;
+    }
+    *sums.fourth_moment += sum_of_squares(rows_.data() + channels * stride_, stride_);
+    spare_.resize(channels);
+    while (out_.size() % kLeft != 0) out_.push_back(spare_.data());
+    rows_.resize(out_.size() * stride_);
+    add_products(rows_.data(), stride_, stride_, out_.size(), channels, out_.data());
+    for (const int64_t k : met_) row_of_class_[k] = 0;
+    met_.clear();
+  }
+
+  void clear() { filled_ = 0; }
 
  private:
-  void flush(Tile& tile, const double* origin, const Sums& sums, std::vector<int64_t>& class_count,
-             int64_t* faults) const {
-    const int64_t channels = geometry_.channels;
-    for (int64_t d = 0; d < channels; ++d) {
-      const scalar_t* channel = features_ + d * geometry_.feature_strides[1];
-      double* row = tile.values.data() + d * kTile;
-      for (int64_t t = 0; t < tile.count; ++t) row[t] = static_cast<double>(channel[tile.place[t]]) - origin[d];
-      std::fill(row + tile.count, row + kTile, 0.0);
-    }
-    square_norms(tile, channels);
-    int64_t kept = 0;
-    for (int64_t t = 0; t < tile.count; ++t) {
-      if (!std::isfinite(tile.square[t])) continue;
-      if (kept < t) {
-        tile.label[kept] = tile.label[t];
-        tile.square[kept] = tile.square[t];
-        for (int64_t d = 0; d < channels; ++d) tile.values[d * kTile + kept] = tile.values[d * kTile + t];
-      }
-      ++kept;
-    }
-    faults[kNonFinite] += tile.count - kept;
-    for (int64_t t = kept; t < tile.count; ++t) {
-      tile.square[t] = 0;
-      for (int64_t d = 0; d < channels; ++d) tile.values[d * kTile + t] = 0;
-    }
-    tile.count = kept;
-    for (int64_t t = 0; t < kept; ++t) ++class_count[tile.label[t]];
-    add_classes(tile, channels, sums);
-    add_moments(tile, channels, sums);
-    tile.count = 0;
+  void leave_out(int64_t t) {
+    for (int64_t d = 0; d < g_.channels; ++d) rows_[d * stride_ + t] = 0;
   }
 
-  const scalar_t* features_;
-  const label_t* labels_;
-  const Geometry geometry_;
-  double* origin_;
-  int64_t *class_count_, *faults_;
-  const Sums sums_;
-  std::mutex mutex_;
+  const Geometry& g_;
+  const Reader& reader_;
+  const Unit unit_;
+  const int64_t pixels_, stride_;  // that a patch's tile has room for, and from row to row
+  const double* const origin_;
+  Tally& tally_;
+  int64_t filled_ = 0;
+  std::vector<double> values_;  // [patches, D, stride]
+  std::vector<int64_t> label_;  // [patches, pixels]
+  std::vector<double> rows_;    // of the patch that is added
+  std::vector<double*> out_;    // where the products of each row go
+  std::vector<double> spare_;
+  std::vector<int64_t> row_of_class_, met_;  // 0: the tile has not met the class
+  std::vector<double> line_;
+  std::vector<int64_t> line_label_;
 };
 
-Result patch_moments(const Tensor& features, const Tensor& labels, int64_t num_classes, int64_t cell_height,
-                     int64_t cell_width, bool pool_batch, int64_t ignore_index) {
-  const Geometry geometry =
-      make_geometry(features, labels, num_classes, cell_height, cell_width, pool_batch, ignore_index);
-  const Outputs outputs = make_outputs(features, geometry);
-  dispatch(features, labels, [&](auto* feature_type, auto* label_type) {
-    using scalar_t = std::remove_pointer_t<decltype(feature_type)>;
-    using label_t = std::remove_pointer_t<decltype(label_type)>;
-    PatchMoments<scalar_t, label_t> kernel(features, labels, geometry, outputs);
-    torch::stable::parallel_for(0, geometry.patches, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t patch = begin; patch < end; ++patch) kernel.start(patch);
-    });
-    torch::stable::parallel_for(0, geometry.patches * geometry.chunks, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t unit = begin; unit < end; ++unit) kernel.add_chunk(unit);
-    });
+// The first pixel that counts is the patch's origin: close to its mean, so that little cancels, and exact for constant
+// features.
+void find_origin(const Geometry& g, const Reader& reader, int64_t patch, double* origin) {
+  Tally unused(g, 1, 0);
+  for (int64_t pixel = 0; pixel < g.patch_pixels; ++pixel) {
+    const Offsets at = g.locate(patch, pixel);
+    int64_t label;
+    reader.labels(at, 0, 1, &label);
+    if (unused.classify(0, label) < 0) continue;
+    bool finite = true;
+    for (int64_t d = 0; d < g.channels && finite; ++d) {
+      reader.features(at, d, 0, 1, origin + d);
+      finite = std::isfinite(origin[d]);
+    }
+    if (finite) return;
+  }
+  std::fill_n(origin, g.channels, 0.0);
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> patch_moments(
+    const Tensor& features, const Tensor& labels, int64_t num_classes, int64_t cell_height, int64_t cell_width,
+    bool pool_batch, int64_t ignore_index) {
+  const Windows cells{cell_height, cell_width, cell_height, cell_width};
+  const int64_t channels = features.size(1), sums_of_a_chunk = channels * (channels + num_classes + 1) + 1;
+  const Geometry g = make_geometry(features, labels, num_classes, cells, pool_batch, ignore_index, sums_of_a_chunk);
+  const Tensor origin = make_rows(features, g, false, {channels});
+  const Tensor class_count = make_rows(features, g, false, {num_classes}, ScalarType::Long);
+  const Tensor class_sum = make_rows(features, g, true, {num_classes, channels});
+  const Tensor gram = make_rows(features, g, true, {channels, channels});
+  const Tensor third_moment = make_rows(features, g, true, {channels});
+  const Tensor fourth_moment = make_rows(features, g, true, {});
+  const Tensor faults = make_faults(features, g);
+
+  const auto real = [](const Tensor& tensor) { return static_cast<double*>(tensor.mutable_data_ptr()); };
+  double* const origins = real(origin);
+  const Sums sums{real(class_sum), real(gram), real(third_moment), real(fourth_moment)};
+  int64_t* const counts = static_cast<int64_t*>(class_count.mutable_data_ptr());
+  int64_t* const all_faults = static_cast<int64_t*>(faults.mutable_data_ptr());
+  const Reader reader(features, labels, g);
+  std::mutex mutex;
+
+  torch::stable::parallel_for(0, g.patches, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t patch = begin; patch < end; ++patch) find_origin(g, reader, patch, origins + patch * channels);
   });
-  return finish(outputs, geometry, features.size(0), pool_batch);
+  const int64_t tile_pixels = std::min(kTilePixels, g.patch_pixels);
+  const int64_t patch_numbers = std::max<int64_t>(1, channels * Tiles::row_stride(tile_pixels));
+  const int64_t most_patches = std::max<int64_t>(1, kTileNumbers / patch_numbers);
+  const Units units(g, g.patch_width <= tile_pixels ? kMostSpan : std::max<int64_t>(1, tile_pixels), most_patches);
+  for_each_unit(units, [&](const Unit& unit) {
+    Tally tally(g, unit.patches, num_classes);
+    Tiles tiles(g, reader, unit, tile_pixels, origins + unit.first_patch * channels, tally);
+    const auto flush = [&] {
+      for (int64_t j = 0; j < unit.patches; ++j) {
+        const int64_t row = (unit.first_patch + j) * g.chunks + unit.chunk;
+        tiles.add(j, {sums.class_sum + row * num_classes * channels, sums.gram + row * channels * channels,
+                      sums.third_moment + row * channels, sums.fourth_moment + row});
+      }
+      tiles.clear();
+    };
+    units.bands(unit, tile_pixels, [&](const Band& band) {
+      if (!tiles.has_room_for(band)) flush();
+      tiles.read(band);
+    });
+    flush();
+    for (int64_t j = 0; j < unit.patches; ++j) {
+      double* const matrix = sums.gram + ((unit.first_patch + j) * g.chunks + unit.chunk) * channels * channels;
+      for (int64_t a = 0; a < channels; ++a)
+        for (int64_t b = 0; b < a; ++b) matrix[b * channels + a] = matrix[a * channels + b];
+    }
+    tally.add_to(unit, counts, all_faults, mutex);
+  });
+  return {finish(origin, g, pool_batch, false),      finish(class_count, g, pool_batch, false),
+          finish(class_sum, g, pool_batch, true),    finish(gram, g, pool_batch, true),
+          finish(third_moment, g, pool_batch, true), finish(fourth_moment, g, pool_batch, true),
+          finish(faults, g, pool_batch, false)};
 }
 
 }  // namespace

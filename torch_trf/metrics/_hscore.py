@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from .._ops import eigenbasis
 from ..statistics import Moments
 
 RCOND = 1e-5
@@ -42,7 +43,6 @@ def hscore(moments: Moments, *, rcond: float = RCOND) -> Float64[Tensor, "*batch
 def principal_variances(moments: Moments) -> tuple[Float64[Tensor, "*batch D"], Float64[Tensor, "*batch D"]]:
     """Scatter of the features along their principal directions, ascending, and the part that lies between classes."""
     centred = moments.centred
-    variance, directions = torch.linalg.eigh(centred.offset_gram)
-    deviation = centred.offset_class_sum @ directions
+    variance, deviation = eigenbasis(centred.offset_gram, centred.offset_class_sum)
     between = (deviation.square() / centred.class_count.clamp(min=1).unsqueeze(-1)).sum(-2)
     return variance, between

@@ -1,12 +1,12 @@
 """LogME, the log maximum evidence."""
 
-import math
 from typing import Literal
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from .._ops import eigenbasis, logme_evidence
 from ..statistics import Moments
 
 # The fixed point (You et al. 2022, section 4.3) with the constants of its authors' and of later published code.
@@ -31,8 +31,8 @@ def logme(moments: Moments, *, absent_classes: Literal["skip", "include"] = "ski
     Args:
         moments: of the target pixels. The features are taken as they are: no centring, no bias.
         absent_classes: "skip" averages over the classes that have pixels, so that the score does not depend on how
-            labels are numbered; "include" averages over all K classes, as published code does with K the largest label
-            plus one (an absent class has a high evidence, set by `EPSILON`).
+            labels are numbered; "include" averages over all classes up to the largest that has pixels, as published
+            code does (an absent class has a high evidence, set by `EPSILON`).
 
     Returns:
         One score for each leading index, unbounded; higher is better. NaN without a pixel.
@@ -50,44 +50,24 @@ def logme(moments: Moments, *, absent_classes: Literal["skip", "include"] = "ski
     """
     if absent_classes not in ("skip", "include"):
         raise ValueError(f"absent_classes must be 'skip' or 'include', not {absent_classes!r}")
-    count = moments.count.unsqueeze(-1).to(torch.float64)  # [..., 1], against classes
-    eigenvalues, eigenvectors = torch.linalg.eigh(moments.gram)
+    eigenvalues, coordinates = eigenbasis(moments.gram, moments.class_sum)
     # Directions without features hold rounding alone.
     floor = eigenvalues[..., -1:] * eigenvalues.shape[-1] * torch.finfo(torch.float64).eps
-    present = (eigenvalues > floor).unsqueeze(-2)  # [..., 1, D], against classes
-    sigma = eigenvalues.unsqueeze(-2)
-    projected = (moments.class_sum @ eigenvectors).square()  # (vᵀFᵀy)², [..., K, D]
-    projected = torch.where(present, projected / sigma, 0)
-    label_square = moments.class_count.to(torch.float64)  # yᵀy
-    outside = (label_square - projected.sum(-1)).clamp(min=0)  # the part of y that no direction of F reaches
-
-    beyond_rank = (count - present.sum(-1)).clamp(min=0)
-
-    alpha = beta = torch.ones_like(label_square)
-    evidence = torch.full_like(label_square, math.nan)
-    converged = torch.zeros_like(label_square, dtype=torch.bool)
-    for _ in range(MAX_ITERATIONS):
-        ratio = alpha / beta
-        shrinkage = torch.where(present, sigma / (sigma + ratio.unsqueeze(-1)), 0)
-        remainder = torch.where(present, ratio.unsqueeze(-1) / (sigma + ratio.unsqueeze(-1)), 0)  # 1 - shrinkage
-        gamma = shrinkage.sum(-1)
-        freedom = beyond_rank + remainder.sum(-1)  # N - gamma, without cancelling
-        mean_square = torch.where(present, shrinkage.square() * projected / sigma, 0).sum(-1) + EPSILON  # ‖m‖²
-        residual = (remainder.square() * projected).sum(-1) + outside + EPSILON  # ‖y - Fm‖²
-        alpha = torch.where(converged, alpha, gamma / mean_square)
-        beta = torch.where(converged, beta, freedom / residual)
-        log_determinant = torch.where(present, (sigma * (beta / alpha).unsqueeze(-1)).log1p(), 0).sum(-1)  # ln |A / α|
-        log_evidence = (
-            count / 2 * (beta / (2 * math.pi)).log()
-            - log_determinant / 2
-            - beta / 2 * residual
-            - alpha / 2 * mean_square
-        )
-        evidence = torch.where(converged, evidence, log_evidence / count)
-        converged = converged | ((alpha / beta - ratio).abs() <= TOLERANCE * ratio)
-        if converged.all():
-            break
-
-    included = moments.class_count > 0 if absent_classes == "skip" else torch.ones_like(converged)
-    score = evidence.where(included, 0).sum(-1) / included.sum(-1)
-    return score.where(moments.count > 0, math.nan)
+    sigma = eigenvalues.where(eigenvalues > floor, 0)
+    projected = torch.where(sigma.unsqueeze(-2) > 0, coordinates.square() / sigma.unsqueeze(-2), 0)  # (uᵀy)²
+    outside = (moments.class_count - projected.sum(-1)).clamp(min=0)  # the part of y that no direction of F reaches
+    present = moments.class_count > 0
+    # Up to the largest class that is present, or just those that are.
+    included = present if absent_classes == "skip" else present.flip(-1).cumsum(-1).flip(-1) > 0
+    evidence = logme_evidence(
+        sigma,
+        projected,
+        outside,
+        moments.count.to(torch.float64),
+        included,
+        epsilon=EPSILON,
+        tolerance=TOLERANCE,
+        max_iterations=MAX_ITERATIONS,
+    )
+    score = evidence.sum(-1) / included.sum(-1)
+    return score.where(moments.count > 0, torch.nan)

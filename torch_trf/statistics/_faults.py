@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Int64, Integer
 from torch import Tensor
 
-from .._ops import LARGEST_INT64, LEAST_INT64
+from .._ops import LARGEST_INT64, LEAST_INT64, fault_columns
 from ._statistic import Statistic
 
 
@@ -42,13 +42,7 @@ class Faults(Statistic):
         non_finite: Bool[Tensor, "..."],
     ) -> "Faults":
         """The faults of pixels with these labels, where labels are bad and where features are not finite."""
-        labels = labels.to(torch.int64)
-        return cls(
-            bad.sum(-1),
-            labels.masked_fill(~bad, LARGEST_INT64).amin(-1),
-            labels.masked_fill(~bad, LEAST_INT64).amax(-1),
-            non_finite.sum(-1),
-        )
+        return cls(*fault_columns(labels, bad, non_finite).unbind(-1))
 
     def _pool(self) -> "Faults":
         return type(self)(

@@ -6,9 +6,10 @@ import torch
 from jaxtyping import Float, Float64, Int64, Integer
 from torch import Tensor
 
-from ..pixels import as_images, class_index, class_probabilities
+from .._ops import patch_joint_mass
+from ..pixels import as_images
 from ._faults import Faults
-from ._statistic import Statistic, over_blocks
+from ._statistic import Statistic
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,6 +29,7 @@ class JointMass(Statistic):
         ignore_index: int = 255,
         hard: bool = False,
         pool_batch: bool = True,
+        cell: tuple[int, int] | None = None,
     ) -> "JointMass":
         """Sums what the source model predicts on the pixels of each target class.
 
@@ -39,6 +41,7 @@ class JointMass(Statistic):
             hard: whether a pixel gives its whole mass to the source class of largest score (the lowest-numbered one
                 where several are equal), or shares it as the softmax does.
             pool_batch: whether all images make one entry, or each its own along a leading dimension B.
+            cell: as for `Moments.from_pixels`.
 
         Raises:
             ValueError: as `Moments.from_pixels`.
@@ -49,16 +52,11 @@ class JointMass(Statistic):
             [[1.0, 1.0], [0.0, 1.0]]
         """
         logits, labels = as_images(logits, labels)
-
-        def share(block: Tensor, block_labels: Tensor) -> JointMass:
-            index, bad = class_index(block_labels, num_classes, ignore_index)
-            theta, non_finite = class_probabilities(block, index >= 0, hard=hard)
-            one_hot = index.unsqueeze(1) == torch.arange(num_classes, device=index.device).unsqueeze(-1)
-            return cls(one_hot.to(theta.dtype) @ theta.mT, Faults.from_pixels(block_labels, bad, non_finite))
-
-        joint_mass = over_blocks(share, logits, labels, pool_batch=pool_batch)
+        height, width = cell or labels.shape[1:]
+        sums = patch_joint_mass(logits, labels, num_classes, height, width, pool_batch, ignore_index, hard)
+        joint_mass = cls(sums.mass, Faults(*sums.faults.unbind(-1)))
         joint_mass.faults.check_on_cpu(num_classes, ignore_index)
-        return joint_mass
+        return joint_mass if cell else joint_mass._of_whole_images()
 
     @property
     def batch_shape(self) -> torch.Size:

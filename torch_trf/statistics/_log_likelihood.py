@@ -6,10 +6,11 @@ import torch
 from jaxtyping import Float, Float64, Int64, Integer
 from torch import Tensor
 
-from ..pixels import as_images, class_index, class_probabilities
+from .._ops import patch_log_likelihood, patch_shape
+from ..pixels import as_images
 from ._faults import Faults
 from ._joint_mass import JointMass
-from ._statistic import Statistic, over_blocks
+from ._statistic import Statistic
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,16 +31,21 @@ class LogLikelihood(Statistic):
         joint_mass: JointMass,
         ignore_index: int = 255,
         pool_batch: bool = True,
+        patch_size: tuple[int, int] | None = None,
+        stride: tuple[int, int] | None = None,
     ) -> "LogLikelihood":
         """The log-likelihood of a batch of pixels, where θ is the softmax of the logits.
 
         Args:
             logits: `[N, Z]` or `[B, Z, H, W]`, the source model's class scores before softmax.
             labels: `[N]` or `[B, H, W]`, target classes.
-            joint_mass: where p(y|z) comes from, usually the soft mass of the same pixels; no leading dimension, or one
-                entry an image.
+            joint_mass: where p(y|z) comes from, usually the soft mass of the same pixels; its leading dimensions are
+                those of the result, or broadcast to them.
             ignore_index: label of the pixels to leave out.
             pool_batch: whether all images make one entry, or each its own along a leading dimension B.
+            patch_size: height and width, in pixels, of the windows that make an entry each, along two further leading
+                dimensions. One entry for the whole image by default.
+            stride: rows and columns from one window to the next; the size of a window by default.
 
         Raises:
             ValueError: as `Moments.from_pixels`, or logits whose Z is not that of the joint mass.
@@ -56,23 +62,17 @@ class LogLikelihood(Statistic):
         if logits.shape[1] != num_source_classes:
             raise ValueError(f"logits of {logits.shape[1]} source classes, but a joint mass of {num_source_classes}")
 
-        def look(block: Tensor, block_labels: Tensor, target_given_source: Tensor) -> LogLikelihood:
-            index, bad = class_index(block_labels, num_classes, ignore_index)
-            theta, non_finite = class_probabilities(block, index >= 0, hard=False)
-            likelihood = (target_given_source @ theta).gather(1, index.clamp(min=0).unsqueeze(1)).squeeze(1)
-            # The likelihood is at most 1; rounding may lift it by an ulp.
-            log_likelihood = likelihood.clamp(max=1).log().masked_fill(index < 0, 0)
-            return cls(
-                log_likelihood.sum(-1),
-                log_likelihood.square().sum(-1),
-                (index >= 0).sum(-1),
-                Faults.from_pixels(block_labels, bad, non_finite),
-            )
-
-        target_given_source = joint_mass.target_given_source.expand(len(logits), -1, -1)
-        log_likelihood = over_blocks(look, logits, labels, target_given_source, pool_batch=pool_batch)
+        patch = patch_size or (labels.shape[1], labels.shape[2])
+        steps = stride or patch
+        target_given_source = joint_mass.target_given_source
+        if patch_size is None:
+            target_given_source = target_given_source[..., None, None, :, :]
+        grid = patch_shape(labels, patch, steps, pool_batch)
+        target_given_source = target_given_source.expand(*grid, -1, -1)
+        sums = patch_log_likelihood(logits, labels, target_given_source, *patch, *steps, pool_batch, ignore_index)
+        log_likelihood = cls(*sums[:-1], Faults(*sums.faults.unbind(-1)))
         log_likelihood.faults.check_on_cpu(num_classes, ignore_index)
-        return log_likelihood
+        return log_likelihood if patch_size else log_likelihood._of_whole_images()
 
     @property
     def batch_shape(self) -> torch.Size:

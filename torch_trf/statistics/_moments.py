@@ -37,6 +37,7 @@ class Moments(Statistic):
         num_classes: int,
         ignore_index: int = 255,
         pool_batch: bool = True,
+        cell: tuple[int, int] | None = None,
     ) -> "Moments":
         """The moments of a batch of pixels, by one read of the features.
 
@@ -46,6 +47,9 @@ class Moments(Statistic):
             num_classes: K.
             ignore_index: label of the pixels to leave out; their features are not read.
             pool_batch: whether all images make one entry, or each its own along a leading dimension B.
+            cell: height and width, in pixels, of the cells of a grid that make an entry each, along two further
+                leading dimensions; what does not fill a cell at the bottom and on the right is left out. One entry for
+                the whole image by default.
 
         Raises:
             ValueError: shapes, dtypes or devices that do not fit; on the CPU also labels outside `[0, K)` and features
@@ -57,12 +61,11 @@ class Moments(Statistic):
             (1.0, 2.0)
         """
         features, labels = as_images(features, labels)
-        height, width = labels.shape[1:]
+        height, width = cell or labels.shape[1:]
         sums = patch_moments(features, labels, num_classes, height, width, pool_batch, ignore_index)
         moments = cls(*sums[:-1], Faults(*sums.faults.unbind(-1)))
-        moments = moments[0, 0] if pool_batch else moments[:, 0, 0]
         moments.faults.check_on_cpu(num_classes, ignore_index)
-        return moments
+        return moments if cell else moments._of_whole_images()
 
     @property
     def batch_shape(self) -> torch.Size:
@@ -127,22 +130,37 @@ class Moments(Statistic):
         """
         n = self.count.to(d.dtype)
         s = self.offset_class_sum.sum(-2)
+        half = s + n.unsqueeze(-1) * d / 2  # Σ(y + d)(y + d)ᵀ = Σyyᵀ + half dᵀ + d halfᵀ
         gram, third = self.offset_gram, self.offset_third_moment
         trace = gram.diagonal(dim1=-2, dim2=-1).sum(-1)
-        gram_d = (gram @ d.unsqueeze(-1)).squeeze(-1)
+        gram_d = (gram * d.unsqueeze(-2)).sum(-1)
         dd, ds = d.square().sum(-1), (d * s).sum(-1)
-        outer = s.unsqueeze(-1) * d.unsqueeze(-2)
+        class_count = self.class_count.to(d.dtype)
         return type(self)(
             origin,
             self.class_count,
-            self.offset_class_sum + self.class_count.unsqueeze(-1) * d.unsqueeze(-2),
-            gram + outer + outer.mT + n[..., None, None] * d.unsqueeze(-1) * d.unsqueeze(-2),
+            torch.addcmul(self.offset_class_sum, class_count.unsqueeze(-1), d.unsqueeze(-2)),
+            torch.addcmul(gram, half.unsqueeze(-1), d.unsqueeze(-2)).addcmul_(d.unsqueeze(-1), half.unsqueeze(-2)),
             third + 2 * gram_d + dd.unsqueeze(-1) * s + (trace + 2 * ds + n * dd).unsqueeze(-1) * d,
             self.offset_fourth_moment
             + 4 * ((d * gram_d).sum(-1) + (d * third).sum(-1) + dd * ds)
             + 2 * dd * trace
             + n * dd.square(),
             self.faults,
+        )
+
+    def __add__(self, other: "Moments") -> "Moments":
+        """The moments of the pixels of both, around the origin of the first that has a pixel."""
+        origin = torch.where(self.count.unsqueeze(-1) > 0, self.origin, other.origin)
+        other = other.around(origin)
+        return type(self)(
+            origin,
+            self.class_count + other.class_count,
+            self.offset_class_sum + other.offset_class_sum,
+            self.offset_gram + other.offset_gram,
+            self.offset_third_moment + other.offset_third_moment,
+            self.offset_fourth_moment + other.offset_fourth_moment,
+            self.faults + other.faults,
         )
 
     def _pool(self) -> "Moments":

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Int64, Integer
 from torch import Tensor
 
-from .._ops import LARGEST_INT64, LEAST_INT64
-from ..pixels import LARGEST_KEY, as_images, class_index, pixel_keys
+from .._ops import LARGEST_INT64, LEAST_INT64, class_index
+from ..pixels import LARGEST_KEY, as_images, pixel_keys
 from ._faults import Faults
 from ._statistic import Statistic
 

@@ -6,10 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float, Integer
 from torch import Tensor
-
-from ..pixels import blocks
 
 S = TypeVar("S", bound="Statistic")
 
@@ -48,6 +45,49 @@ class Statistic(ABC):
             return self
         first = list(range(len(pooled)))
         return self._map(lambda tensor: tensor.movedim(pooled, first).flatten(0, first[-1]))._pool()
+
+    def windows(self: S, size: tuple[int, int], step: tuple[int, int]) -> S:
+        """The statistic of windows of entries along the last two leading dimensions.
+
+        Entry (i, j) merges size[0] x size[1] entries from (i * step[0], j * step[1]) on. Sums of 2, 4, 8, .. neighbours
+        are merged from one another, an axis at a time, so a window costs the logarithm of its size.
+
+        Example:
+            >>> labels = torch.tensor([[[0, 1, 0, 1, 1]]])
+            >>> cells = JointMass.from_pixels(torch.zeros(1, 1, 1, 5), labels, num_classes=2, cell=(1, 1))
+            >>> cells.windows((1, 3), (1, 2)).mass[..., 0].tolist()
+            [[[2.0, 1.0], [1.0, 2.0]]]
+        """
+        merged = self
+        for dim, length, every in zip((-2, -1), size, step, strict=True):
+            merged = merged._slide(len(self.batch_shape) + dim, length, every)
+        return merged
+
+    def _slide(self: S, dim: int, size: int, step: int) -> S:
+        def part(statistic: S, start: int, stop: int, step: int = 1) -> S:
+            return statistic[(slice(None),) * dim + (slice(start, stop, step),)]
+
+        count = self.batch_shape[dim] - size + 1
+        neighbours, width = self, 1  # entry i merges `width` entries from i on
+        pieces: list[S] = []
+        done = 0
+        while True:
+            if size & width:
+                pieces.append(part(neighbours, done, done + count))
+                done += width
+            if done == size:
+                break
+            length = neighbours.batch_shape[dim]
+            neighbours = part(neighbours, 0, length - width) + part(neighbours, width, length)
+            width *= 2
+        merged = pieces[0]
+        for piece in pieces[1:]:
+            merged = merged + piece
+        return part(merged, 0, count, step)
+
+    def _of_whole_images(self: S) -> S:
+        """Without the last two leading dimensions, which have one entry."""
+        return self[(slice(None),) * (len(self.batch_shape) - 2) + (0, 0)]
 
     def _pool(self: S) -> S:
         """The statistic of all pixels along the first dimension."""
@@ -128,20 +168,3 @@ class Statistic(ABC):
                 for name, value in self._items()
             }
         )
-
-
-def over_blocks(
-    function: Callable[..., S],
-    features: Float[Tensor, "B D H W"],
-    labels: Integer[Tensor, "B H W"],
-    *more: Tensor,
-    pool_batch: bool,
-) -> S:
-    """The statistic of images, computed block by block by `function(features, labels, *more)` and merged."""
-    groups = []
-    for group in blocks(features, labels, *more):
-        parts = [function(*block) for block in group]
-        merged = parts[0].stack(parts)._pool()
-        groups.append(merged.sum()[None] if pool_batch else merged)
-    joined = groups[0].cat(groups)
-    return joined.sum() if pool_batch else joined

@@ -1,0 +1,152 @@
+// What the kernels over patches share, on the CPU and on CUDA: where the pixels of a patch lie, which of them count, and
+// the tensors that receive the sums. The schemas, the meaning of each output and the references are in torch_trf/_ops.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <initializer_list>
+#include <vector>
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/macros.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/macros/Macros.h>
+#include <torch/headeronly/util/Exception.h>
+
+namespace torch_trf {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Columns of `faults`.
+enum Fault : int { kBadLabels, kLeastBadLabel, kLargestBadLabel, kNonFinite, kFaults };
+
+// A patch of more pixels is summed in chunks, in parallel. The cut depends on the shapes alone, never on the number of
+// threads, so the same input gives the same bits.
+constexpr int64_t kChunkPixels = 16384;
+constexpr int64_t kMostPartialSums = int64_t{1} << 24;  // numbers that all chunks together may hold
+
+struct Offsets {
+  int64_t features;  // of the pixel's first channel
+  int64_t label;
+};
+
+// Plain data, so that a CUDA kernel takes it by value.
+struct Geometry {
+  int64_t images, channels, classes, ignore_index;
+  int64_t patch_height, patch_width, stride_height, stride_width, patch_rows, patch_columns;
+  int64_t patches, patch_images, patch_pixels;  // patch_images: how many images a patch is pooled over
+  int64_t chunks, chunk_pixels;
+  int64_t feature_strides[4];  // image, channel, row, column
+  int64_t label_strides[3];    // image, row, column
+
+  // A patch is a window of one image or, pooled over the batch, the same window of every image. Patches are numbered
+  // image by image, row by row, and so are the pixels of a patch.
+  C10_HOST_DEVICE Offsets locate(int64_t patch, int64_t pixel) const {
+    const int64_t windows = patch_rows * patch_columns, window = patch % windows;
+    const int64_t window_pixels = patch_height * patch_width, place = pixel % window_pixels;
+    const int64_t row = window / patch_columns * stride_height + place / patch_width;
+    const int64_t column = window % patch_columns * stride_width + place % patch_width;
+    return at(patch / windows + pixel / window_pixels, row, column);
+  }
+
+  C10_HOST_DEVICE Offsets at(int64_t image, int64_t row, int64_t column) const {
+    return {image * feature_strides[0] + row * feature_strides[2] + column * feature_strides[3],
+            image * label_strides[0] + row * label_strides[1] + column * label_strides[2]};
+  }
+
+  C10_HOST_DEVICE bool is_class(int64_t label) const { return label >= 0 && label < classes; }
+};
+
+struct Windows {
+  int64_t height, width, stride_height, stride_width;
+};
+
+// `sums`: how many numbers a chunk of a patch holds.
+inline Geometry make_geometry(const Tensor& features, const Tensor& labels, int64_t num_classes, const Windows& windows,
+                              bool pool_batch, int64_t ignore_index, int64_t sums) {
+  STD_TORCH_CHECK(features.dim() == 4 && labels.dim() == 3, "features must be [B, D, H, W] and labels [B, H, W]");
+  const int64_t images = features.size(0), height = features.size(2), width = features.size(3);
+  STD_TORCH_CHECK(labels.size(0) == images && labels.size(1) == height && labels.size(2) == width,
+                  "features and labels must lie on the same grid");
+  STD_TORCH_CHECK(labels.get_device() == features.get_device() && labels.is_cuda() == features.is_cuda(),
+                  "features and labels must be on the same device");
+  STD_TORCH_CHECK(num_classes > 0, "num_classes must be positive");
+  STD_TORCH_CHECK(windows.height > 0 && windows.height <= height && windows.width > 0 && windows.width <= width,
+                  "a patch must have at least one pixel and fit into the image");
+  STD_TORCH_CHECK(windows.stride_height > 0 && windows.stride_width > 0, "the stride must be positive");
+  Geometry g{};
+  g.images = images;
+  g.channels = features.size(1);
+  g.classes = num_classes;
+  g.ignore_index = ignore_index;
+  g.patch_height = windows.height;
+  g.patch_width = windows.width;
+  g.stride_height = windows.stride_height;
+  g.stride_width = windows.stride_width;
+  g.patch_rows = (height - windows.height) / windows.stride_height + 1;
+  g.patch_columns = (width - windows.width) / windows.stride_width + 1;
+  g.patch_images = pool_batch ? images : 1;
+  g.patches = g.patch_rows * g.patch_columns * (pool_batch ? 1 : images);
+  g.patch_pixels = windows.height * windows.width * g.patch_images;
+  const int64_t most_chunks = std::max<int64_t>(1, kMostPartialSums / std::max<int64_t>(1, g.patches * sums));
+  g.chunk_pixels = std::max(kChunkPixels, (g.patch_pixels + most_chunks - 1) / most_chunks);
+  g.chunks = std::max<int64_t>(1, (g.patch_pixels + g.chunk_pixels - 1) / g.chunk_pixels);
+  for (int i = 0; i < 4; ++i) g.feature_strides[i] = features.stride(i);
+  for (int i = 0; i < 3; ++i) g.label_strides[i] = labels.stride(i);
+  return g;
+}
+
+// Zeros with a row for each patch or, chunked, for each chunk of each patch.
+inline Tensor make_rows(const Tensor& like, const Geometry& g, bool chunked, std::initializer_list<int64_t> size,
+                        ScalarType dtype = ScalarType::Double) {
+  std::vector<int64_t> shape{g.patches * (chunked ? g.chunks : 1)};
+  shape.insert(shape.end(), size);
+  return torch::stable::new_zeros(like, shape, dtype);
+}
+
+// Adds the chunks, in their order, and gives the patches their leading dimensions.
+inline Tensor finish(const Tensor& rows, const Geometry& g, bool pool_batch, bool chunked) {
+  std::vector<int64_t> patch{g.patches}, size;
+  if (chunked) patch.push_back(g.chunks);
+  if (!pool_batch) size.push_back(g.images);
+  size.insert(size.end(), {g.patch_rows, g.patch_columns});
+  for (int64_t i = 1; i < rows.dim(); ++i) {
+    patch.push_back(rows.size(i));
+    size.push_back(rows.size(i));
+  }
+  Tensor value = torch::stable::view(rows, patch);
+  if (chunked) {
+    const int64_t chunk_dim = 1;
+    value = g.chunks == 1 ? torch::stable::select(value, chunk_dim, 0)
+                          : torch::stable::sum(value, torch::headeronly::IntHeaderOnlyArrayRef(&chunk_dim, 1));
+  }
+  return torch::stable::reshape(value, size);
+}
+
+// Calls `run` with a null pointer of the features' type.
+template <typename Run>
+void dispatch_features(const Tensor& features, const Run& run) {
+  switch (features.scalar_type()) {
+    case ScalarType::Float: return run(static_cast<float*>(nullptr));
+    case ScalarType::Double: return run(static_cast<double*>(nullptr));
+    case ScalarType::Half: return run(static_cast<torch::headeronly::Half*>(nullptr));
+    case ScalarType::BFloat16: return run(static_cast<torch::headeronly::BFloat16*>(nullptr));
+    default: STD_TORCH_CHECK(false, "features must be float64, float32, float16 or bfloat16");
+  }
+}
+
+// Calls `run` with a null pointer of the labels' type.
+template <typename Run>
+void dispatch_labels(const Tensor& labels, const Run& run) {
+  switch (labels.scalar_type()) {
+    case ScalarType::Long: return run(static_cast<int64_t*>(nullptr));
+    case ScalarType::Int: return run(static_cast<int32_t*>(nullptr));
+    case ScalarType::Byte: return run(static_cast<uint8_t*>(nullptr));
+    default: STD_TORCH_CHECK(false, "labels must be int64, int32 or uint8");
+  }
+}
+
+}  // namespace torch_trf
