@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 KERNELS := $(shell find csrc -type f)
-CORE_TESTS := tests/test_ops.py tests/test_pixels.py tests/test_functional.py tests/statistics tests/metrics
+CORE_TESTS := tests/ops tests/test_pixels.py tests/test_functional.py tests/test_maps.py tests/statistics tests/metrics
 TORCH = $(shell $(BIN)/python -c "import torch; print(torch.__path__[0])")
 
 # TORCH_TRF_NO_EXT=1 makes every target work without the compiled kernels.
@@ -42,6 +42,7 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/metrics.py
+	$(BIN)/python benchmarks/maps.py
 
 clean:
 	rm -rf .venv build dist *.egg-info torch_trf/*.so .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 import torch_trf
 from torch_trf.cli import main
 from torch_trf.demo import IGNORE_INDEX, make_feature_folder
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+MAP_CONFIGS = [path for path in CONFIGS if path.stem.startswith("map_")]
+SCORE_CONFIGS = [path for path in CONFIGS if path not in MAP_CONFIGS]
 ALL = ["leep", "logme", "hscore", "regularized_hscore", "nce", "otce"]
 
 
@@ -23,10 +26,14 @@ OTCE = ["--target", "{data}/target", "--source", "{data}/source", "--metrics", "
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A source and a target folder of three small images each."""
+    """A source and a target folder of three small images each; a corner of the target is not labelled."""
     folder = tmp_path_factory.mktemp("data")
     for seed, name in enumerate(("source", "target")):
         make_feature_folder(folder / name, shift=0.5 * seed, seed=seed, num_images=3, height=24, width=32)
+    for path in (folder / "target" / "label").iterdir():
+        labels = np.load(path)
+        labels[:6, :9] = IGNORE_INDEX
+        np.save(path, labels)
     return folder
 
 
@@ -39,6 +46,33 @@ def score(data, tmp_path):
         arguments = ["--target", data / "target", "--source", data / "source", "--output", output, *options]
         assert main(["score", *map(str, arguments)]) == 0
         return json.loads(output.read_text())
+
+    return run
+
+
+@pytest.fixture
+def map_target(data, tmp_path):
+    """Runs `torch-trf map` on the target and returns the array that it wrote."""
+
+    def run(*options):
+        arguments = ["--target", data / "target", "--output", tmp_path / "made", *options]
+        assert main(["map", *map(str, arguments)]) == 0
+        with Image.open(tmp_path / "made.png") as figure:
+            assert figure.format == "PNG"
+        return np.load(tmp_path / "made.npy")
+
+    return run
+
+
+@pytest.fixture
+def error_line(capsys):
+    """Runs the command line on wrong input and returns the one line that says what is wrong."""
+
+    def run(*arguments):
+        assert main(list(arguments)) == 2
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("torch-trf: error")]
+        assert len(lines) == 1
+        return lines[0]
 
     return run
 
@@ -88,7 +122,7 @@ def test_yaml_and_options_say_the_same(score, tmp_path):
     assert {name: by_file[name]["score"] for name in by_file} == {name: by_option[name]["score"] for name in by_option}
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("config", SCORE_CONFIGS, ids=lambda path: path.stem)
 def test_every_config_runs(score, config):
     metrics = ["--metrics", "leep", "logme", "hscore", "otce"] if config.stem == "published" else []
     result = score("--config", config, *metrics)
@@ -129,14 +163,71 @@ def test_published_conventions(data, score):
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*different labels")
-def test_wrong_input_is_one_line_and_exit_code_2(data, capsys, options, word):
+def test_wrong_input_is_one_line_and_exit_code_2(data, error_line, options, word):
     for name in ("final", "label"):
         (data / "broken" / name).mkdir(parents=True, exist_ok=True)
         (data / "broken" / name / "0.npy").touch()
-    assert main(["score", *(option.format(data=data) for option in options)]) == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("torch-trf: error")]
-    assert len(lines) == 1
-    assert word in lines[0]
+    assert word in error_line("score", *(option.format(data=data) for option in options))
+
+
+@pytest.mark.parametrize("scale", ["identity", "exp"])
+@pytest.mark.parametrize("pool", ["dataset", "image"])
+def test_map_is_that_of_the_function(data, map_target, pool, scale):
+    options = {"patch_size": 6, "stride": 3, "pool": pool, "ignore_index": IGNORE_INDEX}
+    arguments = [word for key, value in options.items() for word in (f"--{key}", value)]
+    found = map_target("--metric", "leep", "--scale", scale, *arguments)
+    expected = torch_trf.transferability_map("leep", *tensors(data / "target"), **options)
+    expected = expected.exp() if scale == "exp" else expected
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected.values, rtol=1e-6)
+
+
+@pytest.mark.parametrize("config", MAP_CONFIGS, ids=lambda path: path.stem)
+def test_map_configs_keep_the_published_conventions(data, map_target, config):
+    features, labels = tensors(data / "target")
+    found = map_target("--config", config)
+    metric = config.stem.removeprefix("map_")
+    expected = np.zeros(found.shape)
+    for i, j in np.ndindex(*found.shape):
+        patch = (slice(None), ..., slice(4 * i, 4 * i + 4), slice(4 * j, 4 * j + 4))
+        y = labels[patch]
+        if (y != IGNORE_INDEX).sum() >= 5:
+            include = {"absent_classes": "include"} if metric == "logme" else {}
+            score = getattr(torch_trf, metric)(features[patch], y, ignore_index=IGNORE_INDEX, **include)
+            expected[i, j] = score.exp() if metric == "leep" else score
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert (found == 0).any()
+
+
+def test_map_is_drawn_over_pictures_and_told(map_target, tmp_path, capsys):
+    (tmp_path / "pictures").mkdir()
+    for k in range(3):
+        Image.new("RGB", (64, 48), (0, 80 * k, 0)).save(tmp_path / "pictures" / f"{k}.png")
+    options = ["--metric", "logme", "--patch_size", 4, "--ignore_index", IGNORE_INDEX]
+    found = map_target(*options, "--images", tmp_path / "pictures")
+    printed = capsys.readouterr().out
+    assert f"{np.isfinite(found).sum()} of {found.size} patches valid" in printed
+    assert f"mean {np.nanmean(found):.4f}"[:-1] in printed
+    assert "nats; higher is better" in printed
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (["--metric", "otce"], "otce"),
+        (["--metric", "leep", "--patch_size", "25"], "25 x 25 pixels does not fit into 24 x 32"),
+        (["--metric", "leep", "--patch_size", "4", "--stride", "0"], "stride must be at least 1"),
+        (["--metric", "leep", "--patch_size", "4", "--softmax", "true"], "leave out softmax"),
+        (["--metric", "leep", "--patch_size", "4", "--images", "{data}/none"], "is not a folder"),
+        (["--metric", "leep", "--patch_size", "4", "--images", "{data}/source/final"], "is not a picture"),
+        (["--metric", "leep", "--patch_size", "4", "--num_classes", "5"], "outside [0, 5)"),
+        (["--metric", "leep", "--patch_size", "4", "--output", "{data}/none/made"], "cannot be written"),
+    ],
+)
+def test_wrong_maps_are_one_line_and_leave_nothing(data, tmp_path, error_line, options, word):
+    common = ["--target", "{data}/target", "--ignore_index", str(IGNORE_INDEX), "--output", str(tmp_path / "made")]
+    assert word in error_line("map", *(option.format(data=data) for option in (*common, *options)))
+    assert not list(tmp_path.iterdir())
 
 
 def test_debug_shows_the_error(data):
@@ -151,7 +242,7 @@ def test_labels_that_look_like_an_ignore_index_are_noticed(data, capsys):
 
 def test_failed_write_leaves_the_old_file(score, tmp_path, monkeypatch):
     before = score("--metrics", "logme", "--ignore_index", IGNORE_INDEX)
-    monkeypatch.setattr("torch_trf.cli.os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr("torch_trf.files.os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(AssertionError):
         score("--metrics", "nce", "--ignore_index", IGNORE_INDEX)
     assert json.loads((tmp_path / "scores.json").read_text()) == before

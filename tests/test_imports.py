@@ -24,9 +24,10 @@ LAYERS = {
     "score": 6,
     "maps": 7,
     "demo": 7,
-    "cli": 8,
-    "__init__": 9,
-    "__main__": 9,
+    "plots": 8,
+    "cli": 9,
+    "__init__": 10,
+    "__main__": 10,
 }
 MODULES = sorted(ROOT.rglob("*.py"))
 HEAVY = ["geomloss", "jsonargparse", "matplotlib", "ot", "pykeops", "torchmetrics"]

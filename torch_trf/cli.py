@@ -1,8 +1,7 @@
-"""The command line: `torch-trf score` and `torch-trf demo`."""
+"""The command line: `torch-trf score`, `torch-trf map` and `torch-trf demo`."""
 
 import argparse
 import json
-import os
 import platform
 import shlex
 import sys
@@ -12,16 +11,18 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from . import __version__
 from .demo import CLASSES, IGNORE_INDEX, make_feature_folder
-from .features import FeatureFolder
+from .features import FeatureFolder, natural_files
+from .files import whole_file
+from .maps import Mapper
 from .score import Score, Scorer
-from .table import METRICS, FeatureMetricName, MetricName
+from .table import METRICS, FeatureMetricName, MapMetricName, MetricName
 
 DEFAULT_METRICS = ["leep", "logme", "hscore", "nce"]
 WRONG_INPUT = 2
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             options = _parser().parse_args(arguments)
             chosen = options[options.subcommand]
-            {"score": _score, "demo": _demo}[options.subcommand](chosen)
+            {"score": _score, "map": _map, "demo": _demo}[options.subcommand](chosen)
         except (argparse.ArgumentError, ValueError, OSError, RuntimeError) as error:
             if "--debug" in arguments:
                 raise
@@ -59,18 +60,17 @@ def _parser() -> ArgumentParser:
     )
     commands = parser.add_subcommands(required=True)
     commands.add_subcommand("score", _score_parser(), help="score a folder of extracted features by several metrics")
+    commands.add_subcommand(
+        "map", _map_parser(), help="map a metric over a folder of extracted features, patch by patch"
+    )
     commands.add_subcommand("demo", _demo_parser(), help="make a small feature folder and score it by every metric")
     return parser
 
 
 def _score_parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        description="Scores a source model on a target data set, from the model's features on target pixels and the"
-        " pixels' labels, in the layout DIR/final/<k>.npy [D, H, W] with DIR/label/<k>.npy [H, W].",
-        exit_on_error=False,
+    parser = _folder_parser(
+        "Scores a source model on a target data set, from the model's features on target pixels and the pixels' labels"
     )
-    parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of these options")
-    parser.add_argument("--target", type=str, required=True, metavar="DIR", help="features of the target data set")
     parser.add_argument("--source", type=str, metavar="DIR", help="features of the source data set, for otce")
     parser.add_argument(
         "--metrics", type=MetricName, nargs="+", default=DEFAULT_METRICS, help="which metrics to compute"
@@ -83,17 +83,51 @@ def _score_parser() -> ArgumentParser:
         help="metrics that read the softmax of the features instead of the features",
     )
     parser.add_argument(
-        "--num_classes", type=int | None, help="number of target classes; the largest label plus one by default"
-    )
-    parser.add_argument(
         "--num_source_classes", type=int | None, help="number of source classes; the largest label plus one by default"
     )
     own = {"metrics", "softmax", "num_classes", "num_source_classes", "stream_pixels", "device", "progress"}
     parser.add_class_arguments(Scorer, as_group=False, as_positional=False, skip=own)
-    parser.add_class_arguments(FeatureFolder, as_group=False, as_positional=False, skip={"path", "num_images", "seed"})
     parser.add_argument("--num_source_images", type=int | None, help="source images to draw; all by default")
-    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N; auto takes a GPU if any")
     parser.add_argument("--output", type=str | None, metavar="FILE", help="JSON file to write the scores to")
+    return parser
+
+
+def _map_parser() -> ArgumentParser:
+    parser = _folder_parser(
+        "Maps a metric over the images of a target data set, patch by patch, and draws it: from the model's features on"
+        " target pixels and the pixels' labels, in images of one size"
+    )
+    parser.add_argument("--metric", type=MapMetricName, required=True, help="which metric to map")
+    own = {"metric", "num_classes", "device", "progress"}
+    parser.add_class_arguments(Mapper, as_group=False, as_positional=False, skip=own)
+    parser.add_argument(
+        "--scale",
+        type=Literal["identity", "exp"],
+        default="identity",
+        help="whether to write the values or, as published maps of leep do, their exponential",
+    )
+    parser.add_argument(
+        "--images", type=str | None, metavar="DIR", help="pictures to draw the map over, in the order of the features"
+    )
+    parser.add_argument(
+        "--output", type=str, required=True, metavar="STEM", help="write STEM.npy (float32) and STEM.png (a figure)"
+    )
+    return parser
+
+
+def _folder_parser(description: str) -> ArgumentParser:
+    """What all commands that read a folder of features ask."""
+    parser = ArgumentParser(
+        description=f"{description}, in the layout DIR/final/<k>.npy [D, H, W] with DIR/label/<k>.npy [H, W].",
+        exit_on_error=False,
+    )
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of these options")
+    parser.add_argument("--target", type=str, required=True, metavar="DIR", help="features of the target data set")
+    parser.add_argument(
+        "--num_classes", type=int | None, help="number of target classes; the largest label plus one by default"
+    )
+    parser.add_class_arguments(FeatureFolder, as_group=False, as_positional=False, skip={"path", "num_images", "seed"})
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N; auto takes a GPU if any")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
@@ -111,21 +145,15 @@ def _demo_parser() -> ArgumentParser:
 
 def _score(options: Namespace) -> None:
     output = None if options.output is None else Path(options.output)
-    if output is not None and (output.is_dir() or not output.parent.is_dir()):
-        raise ValueError(f"--output {output} cannot be written: it must be a file in a folder that exists")
-    reads_logits = any(METRICS[name].reads == "logits" for name in options.metrics)
-    names = {
-        "feature_name": options.feature_name,
-        "label_name": options.label_name,
-        "logit_name": options.logit_name if reads_logits else None,
-    }
-    target = FeatureFolder(options.target, **names)
+    if output is not None:
+        _check_output(output)
+    target = _folder(options, options.target, options.metrics)
     source = None
     if "otce" in options.metrics:
         if options.source is None:
             raise ValueError("otce compares two data sets: give --source DIR")
-        names["logit_name"] = None
-        source = FeatureFolder(options.source, **names, num_images=options.num_source_images, seed=options.seed)
+        drawn = {"num_images": options.num_source_images, "seed": options.seed}
+        source = _folder(options, options.source, ["otce"], **drawn)
     num_classes = _num_classes(target, options.num_classes, options.ignore_index, "--num_classes")
     num_source_classes = None
     if source is not None:
@@ -160,6 +188,59 @@ def _score(options: Namespace) -> None:
             },
         )
         print(f"written to {output}")
+
+
+def _map(options: Namespace) -> None:
+    from .plots import draw_map, save_figure  # matplotlib is slow to import
+
+    array, picture = (Path(f"{options.output}{suffix}") for suffix in (".npy", ".png"))
+    for output in (array, picture):
+        _check_output(output)
+    target = _folder(options, options.target, [options.metric])
+    pictures = [] if options.images is None else natural_files(Path(options.images))
+    if pictures and len(pictures) != len(target):
+        raise ValueError(f"--images {options.images} holds {len(pictures)} files for {len(target)} images of features")
+    num_classes = _num_classes(target, options.num_classes, options.ignore_index, "--num_classes")
+    given = {key: value for key, value in vars(options).items() if key in Mapper.__dataclass_fields__}
+    given |= {"num_classes": num_classes, "device": _device(options.device), "progress": True}
+    made = Mapper(**given)(target)
+    if options.scale == "exp":
+        made = made.exp()
+    rows, columns = made.values.shape[-2:]
+    patches = f"patches of {_times(made.patch_size)} pixels, stride {_times(made.stride)}"
+    pooled = f"{len(target)} images pooled" if options.pool == "dataset" else f"{len(target)} images"
+    title = f"{made.metric}, {target.path.name}: {pooled}, {patches}"
+    figure = draw_map(made, title=title, pictures=pictures, progress=True)
+    made.save(array)
+    save_figure(figure, picture)
+    print(f"target  {target.path}: {len(target)} images, {num_classes} classes")
+    print(f"map     {rows} x {columns} {patches}; {int(made.valid.sum()):,} of {made.valid.numel():,} patches valid")
+    if made.valid.any():
+        found = made.values[made.valid]
+        least, mean, largest = found.min(), found.mean(), found.max()
+        print(f"{made.metric}  mean {mean:.6f}, from {least:.6f} to {largest:.6f} {made.unit}; higher is better")
+    print(f"written to {array} and {picture}")
+
+
+def _folder(options: Namespace, path: str, metrics: Sequence[str], **more: Any) -> FeatureFolder:
+    """The folder, with class scores where a metric reads them."""
+    reads_logits = any(METRICS[name].reads == "logits" for name in metrics)
+    return FeatureFolder(
+        path,
+        feature_name=options.feature_name,
+        label_name=options.label_name,
+        logit_name=options.logit_name if reads_logits else None,
+        **more,
+    )
+
+
+def _check_output(path: Path) -> None:
+    if path.is_dir() or not path.parent.is_dir():
+        raise ValueError(f"--output {path} cannot be written: it must be a file in a folder that exists")
+
+
+def _times(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"
 
 
 def _demo(options: Namespace) -> None:
@@ -233,11 +314,5 @@ def _table(scores: dict[str, Score]) -> str:
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
-    """Writes the whole file or leaves what was there."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
+    with whole_file(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

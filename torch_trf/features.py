@@ -141,6 +141,20 @@ def _array_files(folder: Path) -> dict[str, Path]:
     return files
 
 
+def natural_files(folder: Path) -> list[Path]:
+    """The files of a folder, in natural order of their names (2 before 10).
+
+    Raises:
+        ValueError: a folder that is missing or empty.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder")
+    files = sorted((path for path in folder.iterdir() if path.is_file()), key=lambda path: _natural(path.stem))
+    if not files:
+        raise ValueError(f"{folder} is empty")
+    return files
+
+
 def _natural(name: str) -> list[tuple[bool, int, str]]:
     """Sorts numbers inside names by their value."""
     parts = re.findall(r"\d+|\D+", name)

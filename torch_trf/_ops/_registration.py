@@ -31,7 +31,7 @@ def define(name: str, schema: str, reference: Callable[..., Any], shapes: Callab
     torch.library.register_autograd(op, no_backward)
 
 
-def run(name: str, first: Tensor, *arguments: Tensor | float) -> Any:
+def run(name: str, first: Tensor, *arguments: Any) -> Any:
     """Calls `torch_trf::<name>` by the kernel of the first tensor's device; warns once where a GPU has none."""
     if first.is_cuda and not has_extension("cuda") and os.environ.get("TORCH_TRF_NO_EXT") != "1":
         warn_of_reference("torch_trf was built without CUDA kernels")

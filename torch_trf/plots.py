@@ -1,0 +1,166 @@
+"""Figures of transferability maps."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image
+from tqdm import tqdm
+
+from .files import whole_file
+from .maps import TransferabilityMap
+
+MOST_PANELS = 12  # of a map for every image
+PERCENTILES = (1, 99)  # of the values, where the colours end: single patches do not set the scale
+COLOURS = "viridis"
+OPACITY = 0.6  # of a map over a picture
+HATCHING = "////"
+LARGEST_DISTORTION = 0.05  # of a picture's height to width against the map's
+
+
+def draw_map(
+    transferability: TransferabilityMap, *, title: str = "", pictures: Sequence[Path] = (), progress: bool = False
+) -> Figure:
+    """Draws a map: colours for valid patches, hatching where there is none, over pictures where they are given.
+
+    Every value fills the tile of one stride around the centre of its patch, so that what is drawn is what `save`
+    writes. A map that pools all images lies over the mean of the pictures. Of a map for every image the first
+    `MOST_PANELS` are drawn, with one scale of colours.
+
+    Args:
+        transferability: the map.
+        title: of the figure.
+        pictures: image files, one for each image that was mapped, in the same order; of any resolution.
+        progress: whether to show a progress bar while many pictures are read.
+
+    Returns:
+        A Matplotlib figure; `save_figure` writes it.
+
+    Raises:
+        ValueError: another number of pictures than of maps, a picture of other proportions, or a file that is none.
+
+    Example:
+        >>> labels = torch.randint(0, 2, (1, 8, 12))
+        >>> made = torch_trf.transferability_map("logme", torch.randn(1, 3, 8, 12), labels, patch_size=4)
+        >>> len(draw_map(made, title="noise").axes)  # the map and its colour bar
+        2
+    """
+    values = np.ma.masked_array(transferability.values.cpu().numpy(), ~transferability.valid.cpu().numpy())
+    pooled = values.ndim == 2
+    if pooled:
+        values = values[np.newaxis]
+    elif pictures and len(pictures) != len(values):
+        raise ValueError(f"{len(pictures)} pictures for maps of {len(values)} images")
+    shown = values[:MOST_PANELS]
+    height, width = transferability.image_size
+    columns = min(len(shown), 4)
+    rows = -(-len(shown) // columns)
+    panel_width = 7.0 if len(shown) == 1 else 3.5
+    panel_height = panel_width * min(max(height / width, 0.3), 3.0)
+    figure = Figure(figsize=(columns * panel_width + 1.5, rows * panel_height + 1.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    found = shown.compressed()
+    low, high = np.percentile(found, PERCENTILES) if found.size else (0.0, 1.0)
+    norm = Normalize(low, high)
+    beyond = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}
+    extend = beyond[bool((found < low).any()), bool((found > high).any())]
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axis in axes[len(shown) :]:
+        axis.set_axis_off()
+    for index, (axis, tiles) in enumerate(zip(axes, shown, strict=False)):
+        picture = None
+        if pictures:
+            picture = _mean(pictures, progress) if pooled else _read(pictures[index])
+        _draw_panel(axis, tiles, transferability, picture, norm)
+        axis.set_title("" if pooled else f"image {index}", fontsize=9)
+    for axis in axes[: len(shown)]:
+        axis.label_outer()
+    more = "" if len(shown) == len(values) else f" (the first {len(shown)} of {len(values)} images)"
+    figure.suptitle(title + more, fontsize=11)
+    bar = figure.colorbar(ScalarMappable(norm, COLOURS), ax=axes.tolist(), extend=extend, shrink=0.9)
+    bar.set_label(f"{transferability.metric} ({transferability.unit}); higher is better")
+    return figure
+
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Writes a figure, in the format of the suffix; the whole file or nothing."""
+    with whole_file(Path(path)) as temporary:
+        figure.savefig(temporary, dpi=150)
+
+
+def _draw_panel(
+    axis: Axes,
+    tiles: np.ma.MaskedArray,
+    made: TransferabilityMap,
+    picture: np.ndarray | None,
+    norm: Normalize,
+) -> None:
+    (height, width), (top, left) = made.image_size, ((made.patch_size[i] - made.stride[i]) / 2 for i in range(2))
+    bottom, right = top + len(tiles) * made.stride[0], left + tiles.shape[1] * made.stride[1]
+    everywhere = (0, width, height, 0)
+    hatched = Rectangle((0, 0), width, height, facecolor="0.95", edgecolor="0.6", hatch=HATCHING, linewidth=0)
+    if picture is None:
+        axis.add_patch(hatched)
+    else:
+        _check_proportions(picture, height, width)
+        hatched.set_facecolor("none")
+        axis.imshow(picture, extent=everywhere)
+        axis.add_patch(hatched)
+        axis.imshow(_where_valid(picture, tiles, made, top, left), extent=everywhere, zorder=2)
+    axis.imshow(
+        tiles,
+        extent=(left, right, bottom, top),
+        interpolation="nearest",
+        cmap=COLOURS,
+        norm=norm,
+        alpha=1 if picture is None else OPACITY,
+        zorder=3,
+    )
+    axis.set(xlim=(0, width), ylim=(height, 0), aspect="equal", xlabel="column (pixels)", ylabel="row (pixels)")
+
+
+def _where_valid(
+    picture: np.ndarray, tiles: np.ma.MaskedArray, made: TransferabilityMap, top: float, left: float
+) -> np.ndarray:
+    """The picture with an alpha channel: 1 under valid tiles, so that the hatching shows elsewhere."""
+    inside, index = [], []
+    for axis, start in enumerate((top, left)):
+        scale = made.image_size[axis] / picture.shape[axis]
+        place = np.floor(((np.arange(picture.shape[axis]) + 0.5) * scale - start) / made.stride[axis]).astype(int)
+        inside.append((place >= 0) & (place < tiles.shape[axis]))
+        index.append(place.clip(0, tiles.shape[axis] - 1))
+    valid = ~np.ma.getmaskarray(tiles)[np.ix_(*index)] & np.outer(*inside)
+    return np.dstack([picture, valid.astype(picture.dtype)])
+
+
+def _read(path: Path) -> np.ndarray:
+    """A picture `[height, width, 3]`, in [0, 1]."""
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"), dtype=np.float32) / 255
+    except OSError as error:
+        raise ValueError(f"{path} is not a picture: {error}") from error
+
+
+def _mean(paths: Sequence[Path], progress: bool) -> np.ndarray:
+    """The mean of pictures of one size."""
+    total = _read(paths[0])
+    for path in tqdm(paths[1:], "pictures", unit="picture", disable=not progress):
+        picture = _read(path)
+        if picture.shape != total.shape:
+            raise ValueError(f"{path} has {picture.shape[:2]} pixels, {paths[0]} {total.shape[:2]}")
+        total = total + picture
+    return total / len(paths)
+
+
+def _check_proportions(picture: np.ndarray, height: int, width: int) -> None:
+    distortion = picture.shape[0] * width / (picture.shape[1] * height) - 1
+    if abs(distortion) > LARGEST_DISTORTION:
+        sizes = f"{picture.shape[0]} x {picture.shape[1]} pixels for a map of {height} x {width} pixels"
+        raise ValueError(f"a picture of {sizes}: they do not have the same proportions")
