@@ -1,4 +1,4 @@
-"""Draws docs/scores.png, the README's picture: how the scores fall as the target domain moves away from the model's.
+"""Draws the README's pictures: scores as the target domain moves away from the model's own, and maps.
 
 python docs/figures.py
 """
@@ -11,7 +11,11 @@ import torch
 
 import torch_trf
 from torch_trf.demo import CLASSES, IGNORE_INDEX, make_feature_folder
-from torch_trf.score import METRICS, Scorer
+from torch_trf.plots import draw_map, save_figure
+from torch_trf.score import Scorer
+from torch_trf.table import METRICS
+
+FOLDER = Path(__file__).parent
 
 SHIFTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 SHOWN = (0.0, 0.5, 1.0)  # whose predictions are drawn
@@ -26,8 +30,8 @@ def predictions(image: torch_trf.pixels.Pixels) -> torch.Tensor:
     return best.masked_fill(image.labels[0] == IGNORE_INDEX, IGNORE_INDEX)
 
 
-def main() -> None:
-    """Scores the domains and draws them."""
+def draw_scores() -> None:
+    """Scores the domains and draws them: docs/scores.png."""
     scorer = Scorer(
         metrics=tuple(METRICS),
         num_classes=len(CLASSES),
@@ -68,8 +72,24 @@ def main() -> None:
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
     below.supxlabel("distance of the target domain from the model's own", fontsize=10)
-    figure.savefig(Path(__file__).parent / "scores.png", dpi=110)
+    figure.savefig(FOLDER / "scores.png", dpi=110)
+
+
+def draw_maps() -> None:
+    """LEEP around every second pixel of three street scenes, over their labels: docs/map.png."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        make_feature_folder(folder / "target", shift=0.5, seed=1, num_images=3)
+        target = torch_trf.FeatureFolder(folder / "target")
+        pictures = [folder / f"{k}.png" for k in range(len(target))]
+        for picture, image in zip(pictures, target, strict=True):
+            plt.imsave(picture, image.labels[0].clamp(max=len(CLASSES)), cmap="gray", vmin=-2)
+        options = {"num_classes": len(CLASSES), "ignore_index": IGNORE_INDEX}
+        made = torch_trf.Mapper(metric="leep", patch_size=10, stride=2, pool="image", **options)(target)
+        title = "leep around every second pixel, in patches of 10 x 10 pixels, over the labels in grey"
+        save_figure(draw_map(made, title=title, pictures=pictures), FOLDER / "map.png")
 
 
 if __name__ == "__main__":
-    main()
+    draw_scores()
+    draw_maps()

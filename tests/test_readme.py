@@ -10,11 +10,12 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 
 def test_code_blocks_run():
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     names: dict = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), names)
     assert names["by_image"].batch_shape == (4,)
+    assert names["made"].values.shape == (4, 14, 19)
 
 
 def test_example_output_is_that_of_the_demo(capsys):
