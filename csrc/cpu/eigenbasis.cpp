@@ -108,7 +108,7 @@ std::tuple<Tensor, Tensor> eigenbasis(const Tensor& matrix, const Tensor& rows) 
 
   torch::stable::parallel_for(0, (batch + kLanes - 1) / kLanes, 1, [&](int64_t begin, int64_t end) {
     std::vector<double> a(area * kLanes), r(row_area * kLanes);
-    std::vector<int64_t> order(channels);
+    std::vector<int64_t> order(channels), place(num_rows);
     for (int64_t group = begin; group < end; ++group) {
       const int64_t first = group * kLanes, lanes = std::min(kLanes, batch - first);
       double scale[kLanes];  // the largest entry, so that squares neither overflow nor vanish
@@ -116,10 +116,21 @@ std::tuple<Tensor, Tensor> eigenbasis(const Tensor& matrix, const Tensor& rows) 
         const bool used = l < lanes;  // the others hold zeros
         scale[l] = used ? scale_of(all_matrices + (first + l) * area, area) : 1;
         for (int64_t i = 0; i < area; ++i) a[i * kLanes + l] = used ? all_matrices[(first + l) * area + i] / scale[l] : 0;
-        for (int64_t i = 0; i < row_area; ++i) r[i * kLanes + l] = used ? all_rows[(first + l) * row_area + i] : 0;
+      }
+      // Rows of zeros stay what they are: classes that none of these patches has.
+      int64_t filled = 0;
+      for (int64_t k = 0; k < num_rows; ++k) {
+        bool empty = true;
+        for (int64_t d = 0; d < channels; ++d)
+          for (int64_t l = 0; l < kLanes; ++l) {
+            const double value = l < lanes ? all_rows[(first + l) * row_area + k * channels + d] : 0;
+            r[(filled * channels + d) * kLanes + l] = value;
+            empty = empty && value == 0;
+          }
+        place[k] = empty ? -1 : filled++;
       }
       for (int i = 0; i < kMostSweeps && is_unfinished(a.data(), channels); ++i)
-        sweep(a.data(), r.data(), channels, num_rows);
+        sweep(a.data(), r.data(), channels, filled);
       for (int64_t l = 0; l < lanes; ++l) {
         const auto value = [&](int64_t d) { return a[d * (channels + 1) * kLanes + l] * scale[l]; };
         const bool failed = std::isnan(scale[l]);
@@ -129,7 +140,7 @@ std::tuple<Tensor, Tensor> eigenbasis(const Tensor& matrix, const Tensor& rows) 
           all_values[(first + l) * channels + d] = value(order[d]);
           for (int64_t k = 0; k < num_rows; ++k)
             all_coordinates[(first + l) * row_area + k * channels + d] =
-                failed ? scale[l] : r[(k * channels + order[d]) * kLanes + l];
+                failed ? scale[l] : place[k] < 0 ? 0 : r[(place[k] * channels + order[d]) * kLanes + l];
         }
       }
     }

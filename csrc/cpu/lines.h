@@ -34,10 +34,7 @@ class Reader {
  public:
   Reader(const Tensor& features, const Tensor& labels, const Geometry& geometry)
       : features_(features.const_data_ptr()), labels_(labels.const_data_ptr()), geometry_(geometry) {
-    dispatch_features(features, [&](auto* type) {
-      copy_features_ = &copy<std::remove_pointer_t<decltype(type)>, double>;
-      feature_size_ = sizeof(*type);
-    });
+    dispatch_features(features, [&](auto* type) { copy_features_ = &copy<std::remove_pointer_t<decltype(type)>, double>; });
     dispatch_labels(labels, [&](auto* type) { copy_labels_ = &copy<std::remove_pointer_t<decltype(type)>, int64_t>; });
   }
 
@@ -45,17 +42,6 @@ class Reader {
   void features(const Offsets& at, int64_t d, int64_t row, int64_t count, double* values) const {
     const int64_t* const strides = geometry_.feature_strides;
     copy_features_(features_, at.features + d * strides[1] + row * strides[2], strides[3], count, values);
-  }
-
-  // Asks for a channel of a band before it is read: the hardware foresees neighbouring lines, but not the step from one
-  // channel to the next.
-  void prefetch(const Band& band, int64_t d) const {
-    const int64_t* const strides = geometry_.feature_strides;
-    const char* const first = static_cast<const char*>(features_) + (band.at.features + d * strides[1]) * feature_size_;
-    const int64_t bytes = strides[3] * band.span * feature_size_;
-    for (int64_t row = 0; row < band.rows; ++row)
-      for (int64_t byte = 0; byte < bytes; byte += kCacheLine)
-        __builtin_prefetch(first + row * strides[2] * feature_size_ + byte);
   }
 
   void labels(const Offsets& at, int64_t row, int64_t count, int64_t* values) const {
@@ -71,9 +57,7 @@ class Reader {
     for (int64_t i = 0; i < count; ++i) to[i] = static_cast<To>(from[i * stride]);
   }
 
-  static constexpr int64_t kCacheLine = 64;
   const void *features_, *labels_;
-  int64_t feature_size_;
   const Geometry& geometry_;
   void (*copy_features_)(const void*, int64_t, int64_t, int64_t, double*);
   void (*copy_labels_)(const void*, int64_t, int64_t, int64_t, int64_t*);

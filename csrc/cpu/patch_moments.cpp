@@ -16,7 +16,7 @@ namespace torch_trf {
 namespace {
 
 constexpr int64_t kMostSpan = 256;         // columns read at a time
-constexpr int64_t kTilePixels = 128;       // of one patch; fewer where the patch has fewer
+constexpr int64_t kTilePixels = 80;       // of one patch; fewer where the patch has fewer
 constexpr int64_t kTileNumbers = 1 << 16;  // of all tiles of a unit together: 512 KiB
 constexpr int64_t kLeft = 4, kRight = 2;   // rows multiplied at a time
 
@@ -123,7 +123,6 @@ class Tiles {
           label_[j * pixels_ + filled_ + row * band.width + u] = tally_.classify(j, line_label_[j * band.width + u]);
     }
     for (int64_t d = 0; d < g_.channels; ++d) {
-      if (d + 1 < g_.channels) reader_.prefetch(band, d + 1);
       for (int64_t row = 0; row < band.rows; ++row) {
         reader_.features(band.at, d, row, band.span, line_.data());
         deal(line_.data(), unit_.patches, band.width, origin_ + d, g_.channels,

@@ -77,7 +77,6 @@ class Prediction {
   void read(const Band& band, int64_t row, bool soft) {
     reader_.labels(band.at, row, band.span, label_.data());
     for (int64_t z = 0; z < g_.channels; ++z) {
-      if (z + 1 < g_.channels) reader_.prefetch({band.at, 1, band.span, band.width}, z + 1);
       reader_.features(band.at, z, row, band.span, theta_.data() + z * kPredictionStride);
     }
     if (soft) return soften(theta_.data(), g_.channels, band.span, largest_.data(), check_.data(), scale_.data());
