@@ -1,0 +1,364 @@
+"""Checks every CUDA path against the CPU and times it; needs a GPU with 16 GB or more and the built extension.
+
+Maps are timed at the size of the published data set, 174 images of 19 channels and 512 x 1,024 pixels, or with as many
+images as fit into half of the memory.
+
+pip install --no-build-isolation -e . && python benchmarks/device.py [--output benchmarks/results/FILE.md]
+"""
+
+import argparse
+import platform
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from timing import medians, table
+
+import torch_trf
+from torch_trf import Scorer, transferability_map
+from torch_trf._ops import (
+    MOST_CHANNELS,
+    eigenbasis,
+    logme_evidence,
+    patch_joint_mass,
+    patch_log_likelihood,
+    patch_moments,
+)
+from torch_trf.metrics._logme import EPSILON, MAX_ITERATIONS, TOLERANCE
+from torch_trf.statistics import JointMass, LogLikelihood, Moments, PixelSample
+
+NUM_CLASSES = 11
+FEATURES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+LABELS = (torch.int64, torch.int32, torch.uint8)
+MAPS = ("leep", "nce", "logme", "hscore", "regularized_hscore")
+PUBLISHED = (2, 19, 32, 64)  # images, channels, height and width
+PUBLISHED_CLASSES = 19
+
+
+def images(batch: int, channels: int, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features that tell something of their labels; some pixels ignored, features there NaN."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, NUM_CLASSES, (batch, height, width), generator=generator)
+    means = torch.randn(NUM_CLASSES, channels, generator=generator)
+    noise = torch.randn(batch, channels, height, width, generator=generator)
+    features = means[labels].movedim(-1, 1) + noise
+    labels[:, ::7] = 255
+    return features.masked_fill((labels == 255).unsqueeze(1), torch.nan), labels
+
+
+def check(
+    expected: tuple[torch.Tensor, ...], run: Callable[[], tuple[torch.Tensor, ...]], what: str, **tolerance
+) -> None:
+    """The GPU gives what the CPU gives, and the same bits twice."""
+    found, again = run(), run()
+    for left, right, repeat in zip(expected, found, again, strict=True):
+        torch.testing.assert_close(right.cpu(), left, equal_nan=True, msg=lambda text: f"{what}: {text}", **tolerance)
+        assert torch.equal(right.nan_to_num(), repeat.nan_to_num()), f"{what}: not the same bits twice"
+
+
+def check_pixel_kernels() -> int:
+    """The kernels that read pixels: dtypes, strides, cells and windows, pooling, faults."""
+    checks = 0
+    for channels in (5,):
+        features, labels = images(2, channels, 41, 37)
+        labels[0, 1, :3], labels[1, 1, 0] = 99, -4
+        features[1, 0, 1, 5] = torch.inf
+        for feature_type, label_type in [(f, torch.int64) for f in FEATURES] + [(torch.float32, lab) for lab in LABELS]:
+            kept = labels.where(labels >= 0, 98) if label_type == torch.uint8 else labels
+            cpu = features.to(feature_type), kept.to(label_type)
+            # Half-precision pixels are multiplied, and their logits softened, in float32.
+            half = feature_type in (torch.float16, torch.bfloat16)
+            tolerance = {"rtol": 1e-5, "atol": 1e-4} if half else {"rtol": 1e-10, "atol": 1e-9}
+            for layout in (torch.contiguous_format, torch.channels_last):
+                gpu = cpu[0].contiguous(memory_format=layout), cpu[1]
+                for cell in ((41, 37), (4, 4), (7, 5)):
+                    for pool_batch in (True, False):
+                        options = (NUM_CLASSES, *cell, pool_batch, 255)
+                        what = f"{channels} channels, {feature_type}, {label_type}, {layout}, {options}"
+                        check(patch_moments(*cpu, *options), partial(patch_moments, *gpu, *options), what, **tolerance)
+                        for hard in (True, False):
+                            expected = patch_joint_mass(*cpu, *options, hard)
+                            check(expected, partial(patch_joint_mass, *gpu, *options, hard), what, **tolerance)
+                        for stride in (cell, (3, 2)):
+                            windows = (*cell, *stride, pool_batch, 255)
+                            p = conditional(labels, channels, *windows[:5])
+                            expected = patch_log_likelihood(*cpu, p, *windows)
+                            run = partial(patch_log_likelihood, *gpu, p, *windows)
+                            check(expected, run, f"{what}, stride {stride}", **tolerance)
+                        checks += 5
+    rows, labels = torch.randn(100_000, 12), torch.randint(0, NUM_CLASSES, (100_000,))  # several chunks
+    for statistic in (Moments, JointMass):
+        expected, found = (
+            tuple(statistic.from_pixels(*pixels, num_classes=NUM_CLASSES).state().values())
+            for pixels in ((rows, labels), (rows, labels))
+        )
+        check(expected, lambda found=found: found, "several chunks", rtol=1e-10, atol=1e-7)
+    return checks + 2
+
+
+def conditional(
+    labels: torch.Tensor, channels: int, height: int, width: int, step_down: int, step_right: int, pool_batch: bool
+) -> torch.Tensor:
+    """Some p(y|z) for every window."""
+    rows, columns = (labels.shape[1] - height) // step_down + 1, (labels.shape[2] - width) // step_right + 1
+    batch = () if pool_batch else (len(labels),)
+    generator = torch.Generator().manual_seed(1)
+    mass = torch.rand(*batch, rows, columns, NUM_CLASSES, channels, generator=generator, dtype=torch.float64)
+    return mass / mass.sum(-2, keepdim=True)
+
+
+def check_solvers() -> int:
+    """Eigenvalues, squared coordinates and LogME's fixed point, over the sizes that the kernels take."""
+    checks = 0
+    for channels in (1, 2, 5, 12, 19, 20, 32, 33, 48, MOST_CHANNELS["cpu"], 96):
+        generator = torch.Generator().manual_seed(channels)
+        pixels = torch.randn(70, 2 * channels, channels, generator=generator, dtype=torch.float64)
+        matrix, rows = pixels.mT @ pixels, pixels[:, :NUM_CLASSES].contiguous()
+        (values, coordinates), (found, found_coordinates) = (
+            eigenbasis(matrix, rows),
+            eigenbasis(matrix, rows),
+        )
+        torch.testing.assert_close(found.cpu(), values, rtol=1e-12, atol=1e-11 * values.max().item())
+        torch.testing.assert_close(found_coordinates.cpu().square(), coordinates.square(), rtol=1e-7, atol=1e-9)
+        projected = coordinates.square() / values.unsqueeze(-2)
+        count = torch.full((70,), 2.0 * channels, dtype=torch.float64)
+        included = torch.rand(projected.shape[:2], generator=generator) < 0.8
+        tensors = (values, projected, projected.sum(-1), count, included)
+        options = {"epsilon": EPSILON, "tolerance": TOLERANCE, "max_iterations": MAX_ITERATIONS}
+        expected = (logme_evidence(*tensors, **options),)
+        run = partial(logme_evidence, *(tensor for tensor in tensors), **options)
+        check(expected, lambda run=run: (run(),), f"evidence, {channels} channels", rtol=1e-9, atol=1e-9)
+        checks += 2
+    return checks
+
+
+def check_maps() -> int:
+    """Maps on the GPU against the CPU in float64."""
+    features, labels = images(3, 19, 61, 47)
+    features = features.nan_to_num()
+    checks = 0
+    for metric in MAPS:
+        for dtype, tolerance in ((torch.float32, 1e-7), (torch.bfloat16, 1e-2)):
+            rounded = features.to(dtype)
+            for patch_size, stride in ((4, 4), (8, 3), ((5, 7), (5, 2)), (3, 5)):
+                for pool in ("dataset", "image"):
+                    options = {"patch_size": patch_size, "stride": stride, "pool": pool, "num_classes": NUM_CLASSES}
+                    expected = transferability_map(metric, rounded.double(), labels, **options)
+                    found = transferability_map(metric, rounded, labels, **options)
+                    what = f"{metric}, {dtype}, {options}"
+                    torch.testing.assert_close(
+                        found.values.cpu(),
+                        expected.values,
+                        rtol=tolerance,
+                        atol=tolerance,
+                        equal_nan=True,
+                        msg=lambda text, what=what: f"{what}: {text}",
+                    )
+                    assert torch.equal(found.valid.cpu(), expected.valid)
+                    checks += 1
+    return checks
+
+
+def check_scores() -> int:
+    """Every metric on the GPU against the CPU, over all pixels, over a stream and over samples."""
+    stream = []
+    for batch in (2, 3):
+        features, labels = images(batch, 8, 40, 50)
+        features = features.nan_to_num()
+        stream.append((features, labels, 3 * features))
+    every = ("leep", "logme", "hscore", "regularized_hscore", "nce")
+    checks = 0
+    for options, target in (
+        ({"metrics": every}, lambda: stream),
+        ({"metrics": every, "stream_pixels": 500}, lambda: iter(stream)),
+        (
+            {"metrics": (*every, "otce"), "num_pixels": 300, "num_repeats": 3, "num_source_classes": NUM_CLASSES},
+            lambda: stream,
+        ),
+        ({"metrics": every, "num_pixels": 300, "sampling": "per_class"}, lambda: stream),
+        ({"metrics": every, "num_pixels": 300, "sampling": "boundary"}, lambda: stream),
+    ):
+        cpu, gpu = (
+            Scorer(num_classes=NUM_CLASSES, device=device, **options)(target(), stream) for device in ("cpu", "cpu")
+        )
+        for name in cpu:
+            torch.testing.assert_close(gpu[name].score, cpu[name].score, rtol=1e-8, atol=1e-9, msg=f"{name} {options}")
+            checks += 1
+    return checks
+
+
+def check_no_synchronisation() -> None:
+    """Updates of every statistic never wait for the GPU."""
+    features, labels = (tensor for tensor in images(2, 8, 40, 50))
+    features = features.nan_to_num()
+    joint_mass = JointMass.from_pixels(features, labels, num_classes=NUM_CLASSES)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for statistic, options in (
+            (Moments, {"num_classes": NUM_CLASSES}),
+            (Moments, {"num_classes": NUM_CLASSES, "cell": (4, 5)}),
+            (JointMass, {"num_classes": NUM_CLASSES}),
+            (JointMass, {"num_classes": NUM_CLASSES, "cell": (4, 5)}),
+            (LogLikelihood, {"joint_mass": joint_mass}),
+            (LogLikelihood, {"joint_mass": joint_mass, "patch_size": (4, 5), "stride": (2, 3)}),
+            (PixelSample, {"num_classes": NUM_CLASSES, "size": 100}),
+        ):
+            first = statistic.from_pixels(features, labels, **options)
+            first.add(features, labels, **options)
+            if "cell" in options:
+                first.windows((3, 2), (1, 1))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def copy_bandwidth() -> float:
+    """Bytes a second that a copy on the device moves, read and written."""
+    source = torch.empty(2**20, dtype=torch.uint8, device="cpu")
+    target = torch.empty_like(source)
+    return 2 * source.numel() / medians({"copy": lambda: target.copy_(source)}, rounds=15)["copy"]
+
+
+def published_images(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """As many images of the published size as fit into half of the memory, made on the device; blocks of one class."""
+    count, channels, height, width = PUBLISHED
+    free = torch.cuda.mem_get_info()[0] // 2
+    count = min(count, free // (channels * height * width * 4))
+    generator = torch.Generator("cpu").manual_seed(0)
+    blocks = (count, height // 16, width // 16)
+    labels = torch.randint(0, PUBLISHED_CLASSES, blocks, generator=generator, device="cpu", dtype=torch.uint8)
+    labels = labels.repeat_interleave(16, 1).repeat_interleave(16, 2)
+    labels[:, ::9, ::7] = 255
+    features = torch.empty(count, channels, height, width, dtype=dtype, device="cpu")
+    for image in features:
+        image.normal_(generator=generator)
+    return features, labels
+
+
+def kernel_times(bandwidth: float) -> str:
+    """The kernels that read pixels: achieved bytes of input a second, as a share of what a copy moves."""
+    rows = []
+    for dtype in (torch.float32, torch.bfloat16):
+        features, labels = published_images(dtype)
+        size = features.numel() * features.element_size() + labels.numel() * labels.element_size()
+        common = (PUBLISHED_CLASSES, 4, 4, True, 255)
+        mass = patch_joint_mass(features, labels, *common, False).mass
+        p = (mass / mass.sum(-2, keepdim=True)).nan_to_num()
+        cases = {
+            "patch_moments, 4 x 4, pooled": partial(patch_moments, features, labels, *common),
+            "patch_moments, one cell": partial(
+                patch_moments, features, labels, PUBLISHED_CLASSES, *PUBLISHED[2:], True, 255
+            ),
+            "patch_joint_mass, 4 x 4, pooled": partial(patch_joint_mass, features, labels, *common, False),
+            "patch_log_likelihood, 4 x 4, pooled": partial(
+                patch_log_likelihood, features, labels, p, 4, 4, 4, 4, True, 255
+            ),
+        }
+        for name, seconds in medians(cases).items():
+            share = size / seconds / bandwidth
+            rate = labels.numel() / seconds / 1e9
+            rows.append((name, str(dtype)[6:], f"{1e3 * seconds:.2f}", f"{rate:.1f}", f"{100 * share:.0f} %"))
+    return table(("kernel", "dtype", "ms", "billion pixels/s", "input read, share of a copy"), rows)
+
+
+def map_times(bandwidth: float) -> str:
+    """Maps of the published size: time, bytes of input a second as a share of a copy, and peak memory."""
+    rows = []
+    for dtype in (torch.float32, torch.bfloat16):
+        features, labels = published_images(dtype)
+        size = features.numel() * features.element_size() + labels.numel() * labels.element_size()
+        for pool in ("dataset", "image"):
+            options = {"patch_size": 4, "pool": pool, "num_classes": PUBLISHED_CLASSES}
+            for metric in MAPS:
+                run = partial(transferability_map, metric, features, labels, **options)
+                torch.cuda.synchronize()
+                before = torch.cuda.memory_allocated()
+                torch.cuda.reset_peak_memory_stats()
+                made = run()
+                written = sum(
+                    tensor.numel() * tensor.element_size() for tensor in (made.values, made.valid, made.count)
+                )
+                extra = torch.cuda.max_memory_allocated() - before - written
+                del made
+                seconds = medians({metric: run}, rounds=5 if pool == "dataset" else 3)[metric]
+                rows.append(
+                    (
+                        metric,
+                        pool,
+                        str(dtype)[6:],
+                        f"{1e3 * seconds:.2f}",
+                        f"{100 * size / seconds / bandwidth:.0f} %",
+                        f"{100 * extra / size:.1f} %",
+                    )
+                )
+        del features, labels
+    return table(("map", "pool", "dtype", "ms", "input read, share of a copy", "memory above input and map"), rows)
+
+
+def solver_times() -> str:
+    """32,768 eigenproblems and fixed points, and a few by the library."""
+    rows = []
+    for channels in (12, 19, 32, 64):
+        pixels = torch.randn(64, 2 * channels, channels, dtype=torch.float64, device="cpu")
+        matrix, vectors = pixels.mT @ pixels, pixels[:, :PUBLISHED_CLASSES].contiguous()
+        values, coordinates = eigenbasis(matrix, vectors)
+        projected = coordinates.square() / values.unsqueeze(-2)
+        included = torch.ones(projected.shape[:2], dtype=torch.bool, device="cpu")
+        count = torch.full((len(values),), 2.0 * channels, dtype=torch.float64, device="cpu")
+        tensors = (values, projected, projected.sum(-1), count, included)
+        options = {"epsilon": EPSILON, "tolerance": TOLERANCE, "max_iterations": MAX_ITERATIONS}
+        seconds = medians(
+            {
+                "eigenbasis": partial(eigenbasis, matrix, vectors),
+                "evidence": partial(logme_evidence, *tensors, **options),
+                "library": partial(torch.linalg.eigh, matrix[:256]),
+            },
+            rounds=3,
+        )
+        each = [1e6 * seconds["eigenbasis"] / len(values), 1e6 * seconds["library"] / 256]
+        shown = [f"{1e3 * seconds[name]:.2f}" for name in ("eigenbasis", "evidence")]
+        rows.append((str(channels), *shown, *(f"{value:.2f}" for value in each)))
+    header = ("channels", "eigenbasis, ms", "evidence, ms", "eigenbasis, µs a matrix", "library, µs a matrix")
+    return table(header, rows)
+
+
+def main() -> None:
+    """Checks, then prints and writes the times."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, help="Markdown file to write the report to")
+    arguments = parser.parse_args()
+    if not True:
+        raise SystemExit("benchmarks/device.py needs a GPU, and this PyTorch sees none")
+    if not torch_trf.has_extension("cpu"):
+        raise SystemExit("the CUDA kernels are not built: install where nvcc is found")
+    checks = {
+        "kernels that read pixels": check_pixel_kernels(),
+        "solvers": check_solvers(),
+        "scores": check_scores(),
+        "maps": check_maps(),
+    }
+    check_no_synchronisation()
+    bandwidth = copy_bandwidth()
+    report = "\n".join(
+        [
+            f"{torch.cuda.get_device_name()}, {platform.machine()}, PyTorch {torch.__version__},"
+            f" CUDA {torch.version.cuda}, torch_trf {torch_trf.__version__}; medians.",
+            "Checks against the CPU that passed: "
+            + ", ".join(f"{number} of {name}" for name, number in checks.items()),
+            f"No update synchronises. A copy moves {bandwidth / 1e9:.0f} GB/s, read and written.",
+            "",
+            kernel_times(bandwidth),
+            "",
+            map_times(bandwidth),
+            "",
+            solver_times(),
+        ]
+    )
+    print(report)
+    if arguments.output:
+        arguments.output.write_text(report + "\n")
+
+
+if __name__ == "__main__":
+    main()
