@@ -18,6 +18,7 @@ from .maps import TransferabilityMap
 
 MOST_PANELS = 12  # of a map for every image
 PERCENTILES = (1, 99)  # of the values, where the colours end: single patches do not set the scale
+SLACK = 0.01  # of the range, by which a value may leave it unsaid
 COLOURS = "viridis"
 OPACITY = 0.6  # of a map over a picture
 HATCHING = "////"
@@ -69,7 +70,8 @@ def draw_map(
     low, high = np.percentile(found, PERCENTILES) if found.size else (0.0, 1.0)
     norm = Normalize(low, high)
     beyond = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}
-    extend = beyond[bool((found < low).any()), bool((found > high).any())]
+    margin = SLACK * (high - low)
+    extend = beyond[bool((found < low - margin).any()), bool((found > high + margin).any())]
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for axis in axes[len(shown) :]:
         axis.set_axis_off()
