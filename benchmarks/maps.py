@@ -24,7 +24,13 @@ from tests import references
 
 IMAGES, HEIGHT, WIDTH, NUM_CLASSES = 20, 180, 240, len(CLASSES)
 SHARE = 9  # one row of patches in so many goes to the reference
-METRICS = ("leep", "nce", "logme", "hscore", "regularized_hscore")
+REFERENCES = {
+    "leep": references.leep,
+    "nce": lambda logits, labels: references.nce(logits.argmax(1).tolist(), labels.tolist()),
+    "logme": references.logme,
+    "hscore": references.hscore,
+    "regularized_hscore": references.regularized_hscore,
+}
 CASES = {  # patch size, stride and pool
     ("4, stride 4", "dataset"): (4, 4, "dataset"),
     ("4, stride 4", "image"): (4, 4, "image"),
@@ -46,15 +52,17 @@ def map_rows(features: torch.Tensor, labels: torch.Tensor) -> list[tuple[str, ..
     map_of = partial(torch_trf.transferability_map, features=features, labels=labels, **options)
     functions = {
         (metric, *case): partial(map_of, metric, patch_size=size, stride=stride, pool=pool)
-        for metric in METRICS
+        for metric in REFERENCES
         for case, (size, stride, pool) in CASES.items()
     }
     seconds = medians(functions | {"read": features.sum})
     rows = torch.arange(HEIGHT) // 4 % SHARE == SHARE // 2
     few = features[..., rows, :].double().numpy(), labels[:, rows].numpy()
     slow = {
-        metric: partial(references.transferability_map, metric, *few, patch_size=4, stride=4, **options)
-        for metric in METRICS
+        metric: partial(
+            references.transferability_map, score, *few, (4, 4), (4, 4), "dataset", ignore_index=IGNORE_INDEX
+        )
+        for metric, score in REFERENCES.items()
     }
     reference = {metric: SHARE * found for metric, found in medians(slow, rounds=1).items()}
     return [

@@ -41,7 +41,7 @@ def rows(channels: int) -> list[tuple[str, ...]]:
     arrays = pixels[0][::SHARE].double().numpy(), pixels[1][::SHARE].numpy()
     references_of = {
         "leep": partial(references.leep, *arrays),
-        "logme": partial(references.logme, *arrays, num_classes=NUM_CLASSES),
+        "logme": partial(references.logme, *arrays),
         "hscore": partial(references.hscore, *arrays),
     }
     seconds = medians(functions | {"read": images.sum})

@@ -1,4 +1,4 @@
-"""What the tests share: random pixels, comparisons, statistics along leading dimensions, another Python."""
+"""What the tests share: random pixels and images, comparisons, statistics along leading dimensions, another Python."""
 
 import os
 import subprocess
@@ -11,6 +11,17 @@ from hypothesis import strategies as st
 from torch_trf import metrics
 from torch_trf.statistics import JointMass, LogLikelihood, Moments
 
+IGNORED = 250
+DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+LABEL_DTYPES = [torch.int64, torch.int32, torch.uint8]
+LAYOUTS = {  # the same values with other strides
+    "contiguous": lambda t: t,
+    "rows": lambda t: t.movedim(1, -1).contiguous().movedim(-1, 1),
+    "transposed": lambda t: t.mT.contiguous().mT,
+    "sliced": lambda t: torch.stack([t, t], -1).flatten(-2)[..., ::2],
+    "offset": lambda t: torch.nn.functional.pad(t, (3, 2))[..., 3:-2],
+    "expanded": lambda t: t[:1].expand_as(t),
+}
 SIZES = st.fixed_dictionaries(
     {
         "count": st.integers(2, 40),
@@ -31,14 +42,58 @@ def random_pixels(count, channels, classes, *, device, dtype=torch.float64, skew
     return (means[labels] + noise).to(device, dtype), labels.to(device)
 
 
+def random_images(
+    batch, channels, height, width, *, device, classes=4, dtype=torch.float32, ignore_index=255, skew=0.0, seed=0
+):
+    """Features `[B, D, H, W]` scattered around class means, and labels; a fifth of the pixels is ignored and NaN."""
+    features, labels = random_pixels(
+        batch * height * width, channels, classes, device="cpu", dtype=dtype, skew=skew, seed=seed
+    )
+    ignored = torch.rand(labels.shape, generator=torch.Generator().manual_seed(seed)) < 0.2
+    labels[ignored], features[ignored] = ignore_index, torch.nan
+    features = features.reshape(batch, height, width, channels).movedim(-1, 1).contiguous()
+    return features.to(device), labels.reshape(batch, height, width).to(device)
+
+
+def faulty_images(*size, label_dtype=torch.int64, **options):
+    """Random images with labels that are no class and, in the last channel, features that are not finite."""
+    features, labels = random_images(*size, ignore_index=IGNORED, **options)
+    chance = torch.rand(labels.shape, generator=torch.Generator().manual_seed(1)).to(labels.device)
+    labels[chance < 0.06] = 77
+    labels[chance < 0.03] = 255
+    features[:, -1][chance > 0.95] = torch.inf
+    features[:, -1][chance > 0.98] = -torch.inf
+    return features, labels.to(label_dtype)
+
+
 def arrays(*tensors):
     """NumPy arrays of the tensors, real ones in float64."""
     return [(t.double() if t.is_floating_point() else t).cpu().numpy() for t in tensors]
 
 
-def assert_close(actual, expected, rtol=1e-9, atol=1e-11):
+def assert_close(actual, expected, rtol=1e-9, atol=1e-11, **options):
     expected = torch.as_tensor(expected, dtype=actual.dtype, device=actual.device)
-    torch.testing.assert_close(actual, expected, rtol=rtol, atol=atol)
+    torch.testing.assert_close(actual, expected, rtol=rtol, atol=atol, **options)
+
+
+def assert_matches_reference(op, reference, *arguments, rtol=1e-11, atol=1e-9):
+    """A kernel, as the op calls it, against the reference of the op: sums are taken in another order."""
+    actual, expected = op(*arguments), reference(*arguments)
+    torch.testing.assert_close(tuple(actual), expected, rtol=rtol, atol=atol)
+
+
+def assert_same_bits(call):
+    """What `call` returns, on one thread and on two, one after the other."""
+    threads = torch.get_num_threads()
+    try:
+        results = []
+        for number in (1, 2, 2):
+            torch.set_num_threads(number)
+            results.append(call())
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0], rtol=0, atol=0)
 
 
 def assert_same(actual, expected, rtol=1e-10, atol=1e-10):

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from torch_trf import FeatureFolder
+from torch_trf.features import natural_files
 
 
 def write(folder, features=None, labels=None, name="0"):
@@ -37,6 +38,35 @@ def test_logits_may_lie_elsewhere(folder):
         np.save(folder / "logits" / f"{name}.npy", np.ones((7, height, 6), np.float16))
     assert next(iter(FeatureFolder(folder, logit_name="logits"))).logits.shape == (1, 7, 3, 6)
     assert next(iter(FeatureFolder(folder, logit_name=None))).logits is None
+
+
+@pytest.mark.parametrize("rows", [slice(0, 2), slice(1, 3), slice(2, 100), slice(None)])
+def test_reads_rows_of_every_image(tmp_path, rows):
+    random = np.random.default_rng(0)
+    features, labels = random.normal(size=(2, 3, 4, 5)), random.integers(0, 9, (2, 4, 5))
+    for k in range(2):
+        write(tmp_path, features[k], labels[k], str(k))
+    for k, image in enumerate(FeatureFolder(tmp_path).rows(rows)):
+        assert np.array_equal(image.features.numpy(), features[k : k + 1, :, rows])
+        assert np.array_equal(image.labels.numpy(), labels[k : k + 1, rows])
+        assert (image.stream, image.name) == (k, str(tmp_path / "final" / f"{k}.npy"))
+
+
+def test_reads_rows_of_logits_too(folder):
+    (folder / "logits").mkdir()
+    for name, height in (("2", 4), ("10", 5), ("1", 3)):
+        np.save(folder / "logits" / f"{name}.npy", np.arange(height * 6.0).reshape(1, height, 6))
+    rows = [image.logits for image in FeatureFolder(folder, logit_name="logits").rows(slice(1, 2))]
+    assert all(torch.equal(logits.flatten(), torch.arange(6.0, 12.0).double()) for logits in rows)
+
+
+def test_sizes_that_differ_are_named(folder, tmp_path_factory):
+    with pytest.raises(ValueError, match=r"label/2\.npy has 4 x 6 pixels, the first image 3 x 6: a map needs images"):
+        FeatureFolder(folder).check_sizes((3, 6))
+    path = tmp_path_factory.mktemp("equal")
+    for name in ("0", "1"):
+        write(path, IMAGE, LABELS, name)
+    FeatureFolder(path).check_sizes((3, 4))
 
 
 @pytest.mark.parametrize("feature_type", [np.float16, np.float32, np.float64, ">f4"])
@@ -146,3 +176,13 @@ def test_tensors_own_their_memory(folder):
     image = next(iter(FeatureFolder(folder)))
     image.features.add_(1)
     assert torch.equal(next(iter(FeatureFolder(folder))).features, image.features - 1)
+
+
+def test_files_of_a_folder_in_natural_order(tmp_path):
+    for name in ("b10.png", "b2.jpg", "a.png"):
+        (tmp_path / name).touch()
+    (tmp_path / "empty").mkdir()
+    assert [path.name for path in natural_files(tmp_path)] == ["a.png", "b2.jpg", "b10.png"]
+    for folder, message in (("empty", "empty is empty"), ("none", "none is not a folder")):
+        with pytest.raises(ValueError, match=message):
+            natural_files(tmp_path / folder)

@@ -1,18 +1,9 @@
-"""Pixels on one grid: checks, classes, blocks, boundaries, keys."""
+"""Pixels on one grid: checks, batches, boundaries, keys."""
 
 import pytest
 import torch
 
-from torch_trf.pixels import (
-    LARGEST_KEY,
-    Pixels,
-    as_images,
-    blocks,
-    boundary,
-    class_index,
-    class_probabilities,
-    pixel_keys,
-)
+from torch_trf.pixels import LARGEST_KEY, Pixels, as_images, boundary, pixel_keys
 
 MASK = 2**64 - 1
 
@@ -64,42 +55,52 @@ def test_moving_pixels_keeps_logits_that_are_the_features(device):
     assert moved.features.device.type == moved.labels.device.type == device.type
 
 
-@pytest.mark.parametrize("ignore_index", [255, -1, 1])
-def test_class_index(ignore_index, device):
-    labels = torch.tensor([0, 1, 2, -1, 255, 3], dtype=torch.int16, device=device)
-    index, bad = class_index(labels, 3, ignore_index)
-    classes = {0, 1, 2} - {ignore_index}
-    assert index.tolist() == [y if y in classes else -1 for y in labels.tolist()]
-    assert bad.tolist() == [y not in classes | {ignore_index} for y in labels.tolist()]
+@pytest.fixture(params=["logits are the features", "logits of their own", "no logits"])
+def batch(request, device):
+    """Five images whose tensors hold the number of each pixel."""
+    labels = torch.arange(5 * 3 * 4, device=device).reshape(5, 3, 4)
+    features = labels.unsqueeze(1).float().expand(5, 2, 3, 4)
+    logits = {"logits are the features": features, "logits of their own": -features[:, :1], "no logits": None}
+    return Pixels(features, labels, logits[request.param], stream=2, offset=7, name="a file")
 
 
-@pytest.mark.parametrize(
-    "shape", [(5, 2, 3, 4), (3, 1024, 20, 20), (2, 4096, 2, 100)], ids=["several images", "some rows", "some columns"]
-)
-def test_blocks_hold_every_pixel_once_with_its_image(shape, device):
-    labels = torch.arange(shape[0] * shape[2] * shape[3], device=device).reshape(shape[0], *shape[2:])
-    features = labels.unsqueeze(1).to(torch.float32).expand(shape)
-    seen = []
-    for block, block_labels, image in (part for group in blocks(features, labels, labels) for part in group):
-        assert torch.equal(block[:, -1].long(), block_labels)
-        assert (block_labels.unsqueeze(-1) == image.flatten(1).unsqueeze(1)).any(-1).all()
-        seen.append(block_labels.flatten())
-    assert torch.equal(torch.cat(seen).sort().values, labels.flatten())
+def assert_same_pixels(actual, features, labels, logits):
+    assert torch.equal(actual.features, features)
+    assert torch.equal(actual.labels, labels)
+    assert (actual.logits is None) if logits is None else torch.equal(actual.logits, logits)
 
 
-@pytest.mark.parametrize("hard", [True, False])
-def test_class_probabilities_do_not_read_what_does_not_count(hard, device):
-    logits = torch.tensor([[[2.0, torch.nan, torch.inf], [1.0, 0.0, 0.0]]], device=device)
-    theta, non_finite = class_probabilities(logits, torch.tensor([[True, False, True]], device=device), hard=hard)
-    expected = [1.0, 0.0] if hard else torch.tensor([2.0, 1.0]).double().softmax(0).tolist()
-    assert theta[0, :, 0].tolist() == pytest.approx(expected)
-    assert theta[0, :, 1].isfinite().all()
-    assert non_finite.tolist() == [[False, False, True]]
+def test_rows_are_those_of_every_image(batch):
+    rows = batch.rows(slice(1, 3))
+    logits = None if batch.logits is None else batch.logits[:, :, 1:]
+    assert_same_pixels(rows, batch.features[:, :, 1:], batch.labels[:, 1:], logits)
+    assert (rows.logits is rows.features) == (batch.logits is batch.features)
+    assert (rows.stream, rows.name) == (2, "a file")
 
 
-def test_prediction_of_equal_scores_is_the_lowest_class(device):
-    theta, _ = class_probabilities(torch.zeros(1, 3, 1, device=device), torch.ones(1, 1, device=device) > 0, hard=True)
-    assert theta.flatten().tolist() == [1, 0, 0]
+@pytest.mark.parametrize(("images", "sizes"), [(1, [1] * 5), (2, [2, 2, 1]), (5, [5]), (9, [5])])
+def test_what_is_split_joins_to_the_whole(images, sizes, batch):
+    parts = batch.split(images)
+    assert [len(part.labels) for part in parts] == sizes
+    assert {part.name for part in parts} == {"a file"}
+    joined = Pixels.join(parts)
+    assert_same_pixels(joined, batch.features, batch.labels, batch.logits)
+    assert (joined.logits is joined.features) == (batch.logits is batch.features)
+
+
+def test_joined_files_are_named_from_the_first_to_the_last():
+    features, labels = torch.zeros(1, 2, 3, 4), torch.zeros(1, 3, 4, dtype=torch.int64)
+    files = [Pixels(features, labels, name=name) for name in ("1.npy", "2.npy", "3.npy")]
+    assert Pixels.join(files).name == "1.npy to 3.npy"
+    assert Pixels.join(files[:1]) is files[0]
+    assert Pixels.join([Pixels(features, labels)] * 2).name == ""
+
+
+@pytest.mark.parametrize(("name", "message"), [("1.npy", "1.npy: label 7"), ("", "label 7")])
+def test_errors_tell_the_name_where_there_is_one(name, message):
+    pixels = Pixels(torch.zeros(1, 2, 3, 4), torch.zeros(1, 3, 4, dtype=torch.int64), name=name)
+    with pytest.raises(ValueError, match=f"^{message}$"), pixels.named_errors():
+        raise ValueError("label 7")
 
 
 @pytest.mark.parametrize("radius", [1, 2])

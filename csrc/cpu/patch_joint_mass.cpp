@@ -27,7 +27,7 @@ std::tuple<Tensor, Tensor> patch_joint_mass(const Tensor& logits, const Tensor& 
     Prediction prediction(g, reader);
     units.bands(unit, kPredictionSpan, [&](const Band& band) {
       for (int64_t row = 0; row < band.rows; ++row) {
-        prediction.read(band, row, !hard);
+        prediction.read(band, row, hard);
         for (int64_t t = 0; t < band.span; ++t) {
           const int64_t j = t / band.width, label = prediction.classify(tally, j, t);
           if (label < 0) continue;

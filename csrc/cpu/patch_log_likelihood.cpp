@@ -39,7 +39,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> patch_log_likelihood(const Tensor& lo
     Prediction prediction(g, reader);
     units.bands(unit, kPredictionSpan, [&](const Band& band) {
       for (int64_t row = 0; row < band.rows; ++row) {
-        prediction.read(band, row, true);
+        prediction.read(band, row, false);
         for (int64_t j = 0; j < unit.patches; ++j) {
           const int64_t patch = unit.first_patch + j, sum = patch * g.chunks + unit.chunk;
           for (int64_t t = j * g.stride_width; t < j * g.stride_width + band.width; ++t) {

@@ -16,7 +16,7 @@ namespace torch_trf {
 namespace {
 
 constexpr int64_t kMostSpan = 256;         // columns read at a time
-constexpr int64_t kTilePixels = 80;       // of one patch; fewer where the patch has fewer
+constexpr int64_t kTilePixels = 80;        // of one patch; fewer where the patch has fewer
 constexpr int64_t kTileNumbers = 1 << 16;  // of all tiles of a unit together: 512 KiB
 constexpr int64_t kLeft = 4, kRight = 2;   // rows multiplied at a time
 

@@ -12,11 +12,10 @@ constexpr int64_t kPredictionSpan = 128;                    // pixels of a line 
 constexpr int64_t kPredictionStride = kPredictionSpan + 8;  // apart, so that channels do not meet in the cache's sets
 
 // exp(x) for x <= 0, to within 2 units in the last place: x = n ln 2 + r, the Taylor series of exp(r), |r| <= ln 2 / 2,
-// to degree 13, and n added to the exponent. Below -708, where the result would be subnormal, exp(-708).
+// to degree 13, and n added to the exponent. Below -708, where the result would be subnormal, 0.
 inline double exp_of_negative(double x) {
   constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52: adding it rounds to a whole number, in the low bits
   constexpr double kLn2High = 0x1.62e42fefa0000p-1, kLn2Low = 0x1.cf79abc9e3b3ap-40;
-  x = x < -708.0 ? -708.0 : x;
   const double shifted = x * 1.4426950408889634 + kRound, n = shifted - kRound;
   const double r = (x - n * kLn2High) - n * kLn2Low;
   double sum = 1.0 / 6227020800;
@@ -34,7 +33,7 @@ inline double exp_of_negative(double x) {
   sum = sum * r + 1;
   sum = sum * r + 1;
   const int64_t exponent = __builtin_bit_cast(int64_t, shifted) << 52;
-  return __builtin_bit_cast(double, __builtin_bit_cast(int64_t, sum) + exponent);
+  return x < -708.0 ? 0.0 : __builtin_bit_cast(double, __builtin_bit_cast(int64_t, sum) + exponent);
 }
 
 // Logits `[Z, kPredictionStride]` to exp(logit - largest), and 1 / their sum; `check` is the sum of the logits.
@@ -61,6 +60,24 @@ inline void soften(double* logits, int64_t classes, int64_t count, double* large
   for (int64_t t = 0; t < count; ++t) scale[t] = 1 / scale[t];
 }
 
+// The class of largest logit, the lowest-numbered one where several are equal; `check` is the sum of the logits.
+TORCH_TRF_VECTORISED
+inline void choose(const double* logits, int64_t classes, int64_t count, double* largest, double* check, int64_t* best) {
+  for (int64_t t = 0; t < count; ++t) {
+    largest[t] = check[t] = logits[t];
+    best[t] = 0;
+  }
+  for (int64_t z = 1; z < classes; ++z) {
+    const double* row = logits + z * kPredictionStride;
+#pragma omp simd
+    for (int64_t t = 0; t < count; ++t) {
+      best[t] = row[t] > largest[t] ? z : best[t];
+      largest[t] = row[t] > largest[t] ? row[t] : largest[t];
+      check[t] += row[t];
+    }
+  }
+}
+
 // Labels and predictions of one span of pixels.
 class Prediction {
  public:
@@ -71,18 +88,19 @@ class Prediction {
         largest_(kPredictionSpan),
         check_(kPredictionSpan),
         scale_(kPredictionSpan),
-        label_(kPredictionSpan) {}
+        label_(kPredictionSpan),
+        best_(kPredictionSpan) {}
 
-  // Reads one row of a band; `soft`: whether the logits are to be softened.
-  void read(const Band& band, int64_t row, bool soft) {
+  // Reads one row of a band, for `values` and `scale` or, where `hard`, for `best`.
+  void read(const Band& band, int64_t row, bool hard) {
     reader_.labels(band.at, row, band.span, label_.data());
     for (int64_t z = 0; z < g_.channels; ++z) {
       reader_.features(band.at, z, row, band.span, theta_.data() + z * kPredictionStride);
     }
-    if (soft) return soften(theta_.data(), g_.channels, band.span, largest_.data(), check_.data(), scale_.data());
-    for (int64_t t = 0; t < band.span; ++t) {
-      check_[t] = 0;
-      for (int64_t z = 0; z < g_.channels; ++z) check_[t] += theta_[z * kPredictionStride + t];
+    if (hard) {
+      choose(theta_.data(), g_.channels, band.span, largest_.data(), check_.data(), best_.data());
+    } else {
+      soften(theta_.data(), g_.channels, band.span, largest_.data(), check_.data(), scale_.data());
     }
   }
 
@@ -98,20 +116,15 @@ class Prediction {
   const double* values(int64_t t) const { return theta_.data() + t; }
   double scale(int64_t t) const { return scale_[t]; }
 
-  // The class of largest logit, where the logits are not softened; the lowest-numbered one where several are equal.
-  int64_t best(int64_t t) const {
-    int64_t best = 0;
-    for (int64_t z = 1; z < g_.channels; ++z)
-      if (values(t)[z * kPredictionStride] > values(t)[best * kPredictionStride]) best = z;
-    return best;
-  }
+  // The source class that pixel t is predicted to have.
+  int64_t best(int64_t t) const { return best_[t]; }
 
  private:
   const Geometry& g_;
   const Reader& reader_;
   std::vector<double> theta_;  // [Z, kPredictionStride]
   std::vector<double> largest_, check_, scale_;
-  std::vector<int64_t> label_;
+  std::vector<int64_t> label_, best_;
 };
 
 }  // namespace torch_trf

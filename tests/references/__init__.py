@@ -3,9 +3,10 @@
 from .hscore import hscore
 from .leep import leep
 from .logme import logme
+from .map import transferability_map
 from .moments import moments
 from .nce import nce
 from .otce import otce
 from .regularized_hscore import regularized_hscore
 
-__all__ = ["hscore", "leep", "logme", "moments", "nce", "otce", "regularized_hscore"]
+__all__ = ["hscore", "leep", "logme", "moments", "nce", "otce", "regularized_hscore", "transferability_map"]

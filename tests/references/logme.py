@@ -5,8 +5,8 @@ import numpy as np
 EPSILON = 1e-5  # added to ‖m‖² and to the residual, in the fixed point and in the evidence
 
 
-def logme(features, labels, num_classes, absent_classes="skip"):
-    classes = range(num_classes) if absent_classes == "include" else np.unique(labels)
+def logme(features, labels, absent_classes="skip"):
+    classes = range(labels.max() + 1) if absent_classes == "include" else np.unique(labels)
     return np.mean([evidence(features, (labels == k).astype(float)) for k in classes]) / len(labels)
 
 

@@ -24,7 +24,7 @@ def test_matches_definition(pixels, hard):
 
 @pytest.mark.parametrize("pool_batch", [True, False])
 @pytest.mark.parametrize("shape", [(3, 1024, 20, 20), (2, 4096, 2, 100)], ids=["some rows", "some columns"])
-def test_many_blocks_are_one_image(shape, pool_batch, device):
+def test_many_channels_are_one_image(shape, pool_batch, device):
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(shape, generator=generator).to(device)
     labels = torch.randint(0, 3, (shape[0], *shape[2:]), generator=generator).to(device)

@@ -1,0 +1,624 @@
+"""Maps: every patch is a score of its own, however the images are cut, stored and read."""
+
+import math
+from dataclasses import replace
+from functools import cache, partial
+from itertools import product
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import torch_trf
+from torch_trf import FeatureFolder, Mapper, TransferabilityMap, maps, transferability_map
+from torch_trf.pixels import Pixels
+from torch_trf.table import statistic
+
+from . import references
+from .helpers import DTYPES, METRICS, arrays, assert_close, random_images
+
+CLASSES = 4
+REFERENCES = {
+    "leep": references.leep,
+    "nce": lambda logits, labels: references.nce(logits.argmax(1).tolist(), labels.tolist()),
+    "logme": references.logme,
+    "hscore": references.hscore,
+    "regularized_hscore": references.regularized_hscore,
+}
+RTOL = {"logme": 1e-7}  # the reference solves with A, whose condition number grows as the residual vanishes; else 1e-9
+GRIDS = {  # patch and stride
+    "tiles": ((4, 4), (4, 4)),
+    "overlapping": ((6, 6), (4, 4)),
+    "every pixel": ((5, 5), (1, 1)),
+    "not square": ((4, 6), (2, 3)),
+    "gaps": ((3, 3), (5, 5)),
+    "tall, with gaps between columns": ((6, 2), (1, 5)),
+}
+every_metric = pytest.mark.parametrize("metric", METRICS)
+every_grid = pytest.mark.parametrize(("patch_size", "stride"), GRIDS.values(), ids=GRIDS.keys())
+every_pool = pytest.mark.parametrize("pool", ["dataset", "image"])
+
+
+def some_images(device, batch=3, height=11, width=13, channels=4, dtype=torch.float64, **options):
+    """Images one corner of which holds hardly a label."""
+    features, labels = random_images(batch, channels, height, width, dtype=dtype, device=device, **options)
+    labels[:, :4, :5] = 255
+    labels[0, 0, :2] = 0
+    features[0, :, 0, :2] = 0.5
+    return features, labels
+
+
+def assert_is_slow_map(made, metric, features, labels, rtol=None, **options):
+    options = {"patch_size": made.patch_size, "stride": made.stride} | options
+    values, count = references.transferability_map(metric, *arrays(features, labels), **options)
+    assert_close(made.values, values, rtol=rtol or 1e-9, equal_nan=True)
+    assert made.count.tolist() == count.tolist()
+    assert made.valid.tolist() == (~np.isnan(values)).tolist()
+
+
+def assert_same_map(actual, expected, rtol=1e-12, atol=1e-12):
+    assert_close(actual.values, expected.values, rtol=rtol, atol=atol, equal_nan=True)
+    assert torch.equal(actual.count, expected.count)
+    assert torch.equal(actual.valid, expected.valid)
+
+
+# Against the definition
+
+
+@every_pool
+@every_grid
+@every_metric
+def test_every_patch_is_cut_out_and_scored(metric, patch_size, stride, pool, device):
+    features, labels = some_images(device)
+    made = transferability_map(metric, features, labels, patch_size=patch_size, stride=stride, pool=pool)
+    assert_is_slow_map(made, REFERENCES[metric], features, labels, RTOL.get(metric), pool=pool)
+
+
+@every_metric
+@pytest.mark.parametrize("label_dtype", [torch.uint8, torch.int16, torch.int32])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_dtypes(metric, dtype, label_dtype, device):
+    features, labels = some_images(device, dtype=dtype)
+    made = transferability_map(metric, features, labels.to(label_dtype), patch_size=5, stride=3)
+    assert made.values.dtype == torch.float64
+    assert_is_slow_map(made, REFERENCES[metric], features, labels, RTOL.get(metric), pool="dataset")
+
+
+@pytest.mark.parametrize("metric", ["logme", "hscore", "regularized_hscore"])
+def test_more_channels_than_pixels_of_a_patch(metric, device):
+    features, labels = some_images(device, channels=20)
+    made = transferability_map(metric, features, labels, patch_size=2, pool="image", min_pixels=3)
+    assert_is_slow_map(made, REFERENCES[metric], features, labels, 1e-7, pool="image", min_pixels=3)
+
+
+@every_metric
+def test_the_whole_image_is_the_score(metric, device):
+    features, labels = some_images(device)
+    score = getattr(torch_trf, metric)
+    whole = transferability_map(metric, features, labels, patch_size=(11, 13))
+    assert_close(whole.values, score(features, labels).reshape(1, 1), rtol=1e-12)
+    images = transferability_map(metric, features, labels, patch_size=(11, 13), pool="image")
+    expected = torch.stack([score(features[k : k + 1], labels[k : k + 1]) for k in range(3)])
+    assert_close(images.values, expected.reshape(3, 1, 1), rtol=1e-12)
+
+
+@every_metric
+def test_images_apart_are_maps_of_each_alone(metric, device):
+    features, labels = some_images(device)
+    options = {"patch_size": (4, 6), "stride": (2, 3), "num_classes": CLASSES}
+    apart = transferability_map(metric, features, labels, pool="image", **options)
+    for k in range(3):
+        alone = transferability_map(metric, features[k : k + 1], labels[k : k + 1], **options)
+        assert_same_map(SimpleNamespace(values=apart.values[k], count=apart.count[k], valid=apart.valid[k]), alone)
+
+
+@pytest.mark.parametrize("metric", ["logme", "hscore", "regularized_hscore"])
+def test_softmax_of_the_features_on_request(metric, device):
+    features, labels = some_images(device)
+    options = {"metric": metric, "patch_size": 5, "stride": 3, "num_classes": CLASSES}
+    asked = Mapper(softmax=True, **options)([(features, labels)])
+    assert_same_map(asked, Mapper(**options)([(features.softmax(1), labels)]))
+
+
+# Known answers
+
+
+@pytest.mark.parametrize(
+    ("size", "patch_size", "stride", "shape"),
+    [
+        ((8, 12), 4, None, (2, 3)),
+        ((11, 13), 4, None, (2, 3)),
+        ((11, 13), (11, 13), None, (1, 1)),
+        ((11, 13), 1, None, (11, 13)),
+        ((11, 13), 5, 1, (7, 9)),
+        ((11, 13), 6, 4, (2, 2)),
+        ((11, 13), (4, 6), (2, 3), (4, 3)),
+        ((11, 13), 3, 5, (2, 3)),
+        ((11, 13), 3, 50, (1, 1)),
+    ],
+)
+def test_shapes(size, patch_size, stride, shape, device):
+    features, labels = random_images(2, 3, *size, device=device)
+    for pool, batch in (("dataset", ()), ("image", (2,))):
+        made = transferability_map("hscore", features, labels, patch_size=patch_size, stride=stride, pool=pool)
+        assert made.values.shape == made.valid.shape == made.count.shape == (*batch, *shape)
+        assert made.image_size == size
+
+
+def test_a_source_model_that_knows_half_the_image(device):
+    """Left of the middle the prediction is the label, right of it it tells nothing of two equally frequent classes."""
+    labels = torch.tensor([[0, 1, 1, 0], [1, 0, 0, 1]], device=device).tile(1, 3, 2)
+    known = torch.nn.functional.one_hot(labels, 2).movedim(-1, 1).double()
+    known[..., 4:] = 0
+    for metric in ("leep", "nce"):
+        made = transferability_map(metric, 2000 * known, labels, patch_size=(2, 4))
+        assert_close(made.values, [[0, -math.log(2)]] * 3)
+    assert_close(transferability_map("hscore", known, labels, patch_size=(2, 4)).values, [[1, 0]] * 3)
+    made = transferability_map("leep", 2000 * known, labels, patch_size=(2, 4))
+    assert_close(made.exp().values, [[1, 0.5]] * 3)
+    assert (made.unit, made.exp().unit, made.exp().metric) == ("nats", "likelihood", "exp(leep)")
+
+
+@pytest.mark.parametrize("metric", ["leep", "nce", "hscore", "regularized_hscore"])
+@every_grid
+def test_one_class_is_zero(metric, patch_size, stride, device):
+    features, labels = random_images(2, 5, 11, 13, classes=1, device=device)
+    labels[labels == 0] = 3
+    made = transferability_map(metric, features, labels, patch_size=patch_size, stride=stride, pool="image")
+    assert made.valid.any()
+    assert_close(made.values[made.valid], torch.zeros(int(made.valid.sum())))
+
+
+@pytest.mark.parametrize("metric", ["hscore", "regularized_hscore"])
+@every_pool
+@every_grid
+def test_constant_features_explain_nothing(metric, patch_size, stride, pool, device):
+    """Exactly nothing, however many cells are merged: the Gram matrix of a patch is 0."""
+    features, labels = random_images(2, 5, 11, 13, device=device)
+    features[:] = 1000.3
+    features[..., 12] = torch.arange(11.0, device=device)  # only the last column is different
+    made = transferability_map(metric, features, labels, patch_size=patch_size, stride=stride, pool=pool)
+    ends = torch.arange(made.values.shape[-1]) * stride[1] + patch_size[1]
+    constant = made.values[..., ends <= 12]
+    assert (constant[constant.isfinite()] == 0).all()
+    assert constant.isfinite().any()
+
+
+def test_included_classes_go_up_to_the_largest_of_each_patch(device):
+    """The map of one class, by its number: as published code has it, and by default."""
+    features, labels = random_images(1, 3, 4, 8, classes=1, device=device)
+    labels[..., 4:][labels[..., 4:] == 0] = 3
+    by_option = {
+        option: transferability_map("logme", features, labels, patch_size=4, absent_classes=option).values
+        for option in ("skip", "include")
+    }
+    assert_close(by_option["include"][0, 0], by_option["skip"][0, 0], rtol=1e-12)
+    assert by_option["include"][0, 1] > by_option["skip"][0, 1] + 1  # three absent classes are averaged in
+    zeros = labels.where(labels == 255, 0)
+    assert_close(by_option["skip"], transferability_map("logme", features, zeros, patch_size=4).values, rtol=1e-12)
+
+
+def test_included_classes_match_the_slow_map(device):
+    features, labels = some_images(device, skew=1.0)
+    labels[labels == 3] = 18
+    options = {"patch_size": (4, 4), "stride": (2, 2), "pool": "image"}
+    made = transferability_map("logme", features, labels, absent_classes="include", **options)
+    slow = partial(references.logme, absent_classes="include")
+    assert_is_slow_map(made, slow, features, labels, 1e-7, pool="image")
+
+
+# Patches with few labelled pixels
+
+
+@pytest.mark.parametrize("fill_value", [math.nan, 0.0, -1.0])
+@every_metric
+def test_few_pixels_are_not_valid(metric, fill_value, device):
+    features, labels = random_images(1, 3, 4, 16, device=device)
+    labels[:] = torch.arange(4, device=device).repeat(4)
+    features = features.nan_to_num(0)
+    labels[..., 4:8] = 255  # no pixel, then one too few, then just enough
+    labels[..., 8:16] = 255
+    labels[0, 0, 8:12] = 1
+    labels[0, 0, 12:16] = labels[0, 1, 12] = 1
+    made = transferability_map(metric, features, labels, patch_size=4, fill_value=fill_value)
+    assert made.count.tolist() == [[16, 0, 4, 5]]
+    assert made.valid.tolist() == [[True, False, False, True]]
+    assert made.values[made.valid].isfinite().all()
+    assert_close(made.values[~made.valid], [fill_value] * 2, rtol=0, atol=0, equal_nan=True)
+    assert_close(made.exp().values[~made.valid], [fill_value] * 2, rtol=0, atol=0, equal_nan=True)
+    one = transferability_map(metric, features, labels, patch_size=4, min_pixels=1)
+    assert one.valid.tolist() == [[True, False, True, True]]
+
+
+@every_metric
+@every_pool
+def test_an_image_without_labels_has_no_valid_patch(metric, pool, device):
+    features, labels = some_images(device)
+    labels[1], features[1] = 255, torch.nan
+    made = transferability_map(metric, features, labels, patch_size=4, stride=3, pool=pool)
+    assert_is_slow_map(made, REFERENCES[metric], features, labels, RTOL.get(metric), pool=pool)
+    nothing = transferability_map(metric, features, torch.full_like(labels, 255), patch_size=4, pool=pool)
+    assert nothing.values.isnan().all()
+    assert not nothing.valid.any()
+    assert not nothing.count.any()
+
+
+# However the pixels are cut and stored
+
+
+def batches_of(features, labels, *sizes):
+    """Batches of so many images, whose logits are their features."""
+    parts = zip(features.split(sizes), labels.split(sizes), strict=True)
+    return [Pixels(x, y, logits=x) for x, y in parts]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """`some_images`, one file each."""
+    path = tmp_path_factory.mktemp("features")
+    for name, tensor in zip(("final", "label"), some_images("cpu"), strict=True):
+        (path / name).mkdir()
+        for k, image in enumerate(tensor):
+            np.save(path / name / f"{k}.npy", image.numpy())
+    return FeatureFolder(path)
+
+
+LIMITS = {  # of maps over the data set; those of each image gather no batches
+    "as they are": {},
+    "a row of the map at a time": {"CACHE_NUMBERS": 1, "MEMORY_NUMBERS": 1},
+    "a few rows at a time": {"CACHE_NUMBERS": 1500, "MEMORY_NUMBERS": 1500},
+    "strips larger than the cache": {"CACHE_NUMBERS": 1, "MEMORY_NUMBERS": 1500},
+    "a batch at a time": {"STREAM_NUMBERS": 1},
+    "two images at a time": {"STREAM_NUMBERS": 2 * 4 * 11 * 13, "MEMORY_NUMBERS": 1},
+}
+CUTS = {f"dataset, {name}": ("dataset", limits) for name, limits in LIMITS.items()} | {
+    "image, as they are": ("image", {}),
+    "image, an image at a time": ("image", {"CACHE_NUMBERS": 1, "MEMORY_NUMBERS": 1}),
+}
+SOURCES = {
+    "one batch": lambda images, folder: batches_of(*images, 3),
+    "one image a batch": lambda images, folder: batches_of(*images, 1, 1, 1),
+    "two images a batch": lambda images, folder: batches_of(*images, 2, 1),
+    "tuples": lambda images, folder: [(*images, images[0])],
+    "iterator": lambda images, folder: iter(batches_of(*images, 1, 1, 1)),
+    "folder": lambda images, folder: folder,
+}
+
+
+@cache
+def uncut_map(metric, grid, pool, device):
+    return transferability_map(metric, *some_images(device), patch_size=grid[0], stride=grid[1], pool=pool)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize(("pool", "limits"), CUTS.values(), ids=CUTS.keys())
+def test_any_cut_gives_the_same_map(source, pool, limits, folder, device, monkeypatch):
+    images = some_images(device)
+    for metric, name in product(["leep", "nce", "regularized_hscore"], ["not square", "gaps"]):
+        if (metric, source, pool) == ("leep", "iterator", "dataset"):
+            continue  # an error, see below
+        expected = uncut_map(metric, GRIDS[name], pool, device)
+        options = {"patch_size": expected.patch_size, "stride": expected.stride, "pool": pool, "device": device}
+        with monkeypatch.context() as patched:
+            for limit, number in limits.items():
+                patched.setattr(maps, limit, number)
+            made = Mapper(metric=metric, num_classes=CLASSES, **options)(SOURCES[source](images, folder))
+        assert_same_map(made, expected)
+
+
+@pytest.mark.parametrize("metric", ["leep", "nce"])
+def test_class_scores_are_read_where_they_are_asked_for(metric, device):
+    features, labels = some_images(device)
+    options = {"patch_size": 5, "stride": 3, "num_classes": CLASSES}
+    made = Mapper(metric=metric, **options)([(torch.zeros_like(features), labels, features)])
+    assert_same_map(made, transferability_map(metric, features, labels, **options))
+
+
+class Counted(list):
+    """Batches that count how often they are read."""
+
+    passes = 0
+
+    def __iter__(self):
+        self.passes += 1
+        return super().__iter__()
+
+
+@pytest.mark.parametrize(("metric", "looks"), [("logme", 1), ("leep", 2)])
+def test_what_does_not_fit_into_memory_is_read_again(metric, looks, device, monkeypatch):
+    mapper = Mapper(metric=metric, patch_size=4, num_classes=CLASSES)
+    for numbers, strips in ((2**24, 1), (1, 2)):
+        monkeypatch.setattr(maps, "MEMORY_NUMBERS", numbers)
+        target = Counted(batches_of(*some_images(device), 1, 1, 1))
+        mapper(target)
+        assert target.passes == 1 + strips * looks  # the first batch tells the size
+
+
+@pytest.fixture
+def built(monkeypatch):
+    """What is built while a map is made: numbers of the features read, and cells or patches of the statistic."""
+    sizes = []
+
+    def recorded(name, pixels, **options):
+        made = statistic(name, pixels, **options)
+        sizes.append((pixels.features.numel(), made.batch_shape.numel()))
+        return made
+
+    monkeypatch.setattr(maps, "statistic", recorded)
+    return sizes
+
+
+def test_statistics_held_at_a_time_stay_within_their_limit(built, device, monkeypatch):
+    monkeypatch.setattr(maps, "MEMORY_NUMBERS", 400)
+    Mapper(metric="logme", patch_size=4, num_classes=CLASSES)(batches_of(*some_images(device, height=40), 1, 2))
+    numbers = [cells * 4 * (4 + CLASSES) for _, cells in built]  # D (D + K) a cell
+    assert numbers == [4 * 96, 4 * 96, 2 * 96]  # whole rows of three cells
+
+
+def test_features_gathered_at_a_time_stay_within_their_limit(built, device, monkeypatch):
+    image = 4 * 11 * 13
+    monkeypatch.setattr(maps, "STREAM_NUMBERS", 2 * image)
+    images = some_images(device, batch=6)
+    Mapper(metric="nce", patch_size=(11, 13), num_classes=CLASSES)(batches_of(*images, 1, 1, 1, 3))
+    assert [features for features, _ in built] == [2 * image, image, 3 * image]  # no batch is cut
+
+
+def test_leep_of_a_data_set_needs_batches_that_can_be_read_again(device):
+    with pytest.raises(ValueError, match="leep looks at every pixel twice: give batches that can be read again"):
+        Mapper(metric="leep", patch_size=4, num_classes=CLASSES)(iter([some_images(device)]))
+
+
+def test_a_mapper_reads_no_more_rows_than_it_maps(folder, monkeypatch):
+    """A label in the remainder at the bottom belongs to no patch, whatever it is."""
+    monkeypatch.setattr(maps, "MEMORY_NUMBERS", 1)
+    features, labels = some_images("cpu")
+    expected = transferability_map("logme", features, labels, patch_size=4)
+    labels[:, 8:] = 77
+    assert_same_map(transferability_map("logme", features, labels, patch_size=4, num_classes=CLASSES), expected)
+
+
+@pytest.mark.parametrize("pool", ["dataset", "image"])
+@pytest.mark.parametrize("metric", ["leep", "logme"])
+def test_progress_ends_at_its_total(metric, pool, device, capsys, monkeypatch):
+    monkeypatch.setattr(maps, "MEMORY_NUMBERS", 1)
+    mapper = Mapper(metric=metric, patch_size=4, num_classes=CLASSES, pool=pool, progress=True)
+    mapper(batches_of(*some_images(device), 1, 1, 1))
+    total = 3 if pool == "image" else 3 * 2 * (2 if metric == "leep" else 1)
+    assert f"{total}/{total}" in capsys.readouterr().err
+
+
+# What a map must not depend on
+
+
+@every_metric
+@settings(max_examples=10)
+@given(data=st.data())
+def test_numbers_of_classes(metric, data, device):
+    features, labels = some_images(device)
+    numbers = torch.tensor(data.draw(st.permutations(range(12))), device=device)
+    renumbered = labels.where(labels == 255, numbers[labels.clamp(max=11)])
+    options = {"patch_size": 6, "stride": 4, "num_classes": 12}
+    made = transferability_map(metric, features, renumbered, **options)
+    assert_same_map(made, transferability_map(metric, features, labels, **options), rtol=1e-9, atol=1e-11)
+
+
+@every_metric
+@settings(max_examples=5)
+@given(order=st.permutations(range(4)), cut=st.integers(1, 3))
+def test_order_and_batches_of_images(metric, order, cut, device):
+    features, labels = some_images(device, batch=4)
+    options = {"metric": metric, "patch_size": (4, 6), "stride": (2, 3), "num_classes": CLASSES}
+    for pool in ("dataset", "image"):
+        mapper = Mapper(pool=pool, **options)
+        whole, cut_up = mapper(batches_of(features, labels, 4)), mapper(batches_of(features, labels, cut, 4 - cut))
+        assert_same_map(cut_up, whole)
+        ordered = mapper(batches_of(features[order], labels[order], 4)).values
+        assert_close(ordered, whole.values if pool == "dataset" else whole.values[order], equal_nan=True)
+
+
+# What is refused
+
+
+@pytest.mark.usefixtures("annotations_unchecked")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"metric": "otce"}, "metric: 'otce' is none of leep, logme"),
+        ({"pool": "images"}, "pool: 'images' is none of dataset, image"),
+        ({"absent_classes": "no"}, "absent_classes: 'no' is none of skip, include"),
+        ({"num_classes": 0}, "num_classes must be at least 1, not 0"),
+        ({"min_pixels": 0}, "min_pixels must be at least 1, not 0"),
+        ({"patch_size": (4, 0)}, r"patch_size must be at least 1 pixel, not \(4, 0\)"),
+        ({"stride": 0}, "stride must be at least 1 pixel, not 0"),
+        ({"metric": "nce", "softmax": True}, "nce reads class scores and takes their softmax itself"),
+        ({"patch_size": 12}, "a patch of 12 x 12 pixels does not fit into 11 x 13 pixels"),
+        ({"patch_size": (4, 14), "pool": "image"}, "a patch of 4 x 14 pixels does not fit into 11 x 13 pixels"),
+    ],
+)
+def test_options(options, message, device):
+    with pytest.raises(ValueError, match=message):
+        Mapper(**{"metric": "logme", "patch_size": 4, "num_classes": CLASSES} | options)([some_images(device)])
+
+
+@every_pool
+@pytest.mark.parametrize("metric", ["leep", "logme"])
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda features, labels: labels[:, 1, 7].fill_(9), r"label 9 on 1 pixels: outside \[0, 4\)"),
+        (lambda features, labels: features[:, 1, 6, 7].fill_(torch.nan), "features of 1 labelled pixels are NaN"),
+    ],
+    ids=["label", "NaN"],
+)
+def test_faults_are_told_with_the_name_of_their_batch(spoil, message, metric, pool, device):
+    features, labels = (tensor.clone() for tensor in some_images(device))
+    labels[1, 6, 7] = 0
+    spoil(features[1:2], labels[1:2])
+    files = [replace(batch, name=f"{k}.npy") for k, batch in enumerate(batches_of(features, labels, 1, 1, 1))]
+    where = "1.npy: " if device.type == "cpu" else ""  # a GPU is asked once, at the end
+    with pytest.raises(ValueError, match=f"^{where}{message}"):
+        Mapper(metric=metric, patch_size=4, num_classes=CLASSES, pool=pool)(files)
+
+
+@every_pool
+def test_images_of_different_sizes(pool, device):
+    first, second = (some_images(device, height=height) for height in (11, 12))
+    mapper = Mapper(metric="logme", patch_size=4, num_classes=CLASSES, pool=pool)
+    with pytest.raises(ValueError, match=r"a batch has \[12, 13\] pixels, the first batch \[11, 13\]: a map needs"):
+        mapper([first, second])
+    with pytest.raises(ValueError, match=r"second has \[12, 13\] pixels"):
+        mapper([first, Pixels(*second, name="second")])
+
+
+@every_pool
+def test_files_of_different_sizes(pool, tmp_path):
+    for name, shape in (("final", (3,)), ("label", ())):
+        (tmp_path / name).mkdir()
+        for k, height in enumerate((8, 9)):
+            np.save(tmp_path / name / f"{k}.npy", np.zeros((*shape, height, 8), np.uint8 if name == "label" else float))
+    mapper = Mapper(metric="logme", patch_size=4, num_classes=CLASSES, pool=pool)
+    with pytest.raises(ValueError, match=r"1\.npy has .*: a map needs images of one size"):
+        mapper(FeatureFolder(tmp_path))
+
+
+@every_pool
+def test_nothing_to_map(pool):
+    with pytest.raises(ValueError, match="no batch of pixels: the data set is empty"):
+        Mapper(metric="logme", patch_size=4, num_classes=CLASSES, pool=pool)([])
+
+
+def test_logits_are_needed_where_they_are_read(device):
+    with pytest.raises(ValueError, match="class scores"):
+        Mapper(metric="nce", patch_size=4, num_classes=CLASSES)([Pixels(*some_images(device))])
+
+
+def test_features_too_large_for_double_precision(device):
+    features, labels = some_images(device)
+    with pytest.raises(ValueError, match="too large for double precision"):
+        transferability_map("regularized_hscore", 1e100 * features, labels, patch_size=4)
+
+
+# What a map can do
+
+
+def drawn_map(values, patch_size, stride, image_size):
+    """A map of these values, valid where they are numbers."""
+    valid = ~values.isnan()
+    return TransferabilityMap(values, valid, valid.long(), "leep", "nats", patch_size, stride, image_size)
+
+
+@st.composite
+def drawn_maps(draw, images=()):
+    """Maps of every grid, some of whose patches are not valid."""
+    size, patch, stride = (draw(st.tuples(*[st.integers(1, most)] * 2)) for most in (12, 5, 7))
+    size = tuple(map(max, size, patch))
+    shape = [(size[axis] - patch[axis]) // stride[axis] + 1 for axis in (0, 1)]
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+    values = torch.randn(*images, *shape, generator=generator, dtype=torch.float64)
+    values[torch.rand(values.shape, generator=generator) < 0.2] = torch.nan
+    return drawn_map(values, patch, stride, size)
+
+
+def spread_out(made):
+    """At every pixel the sum over the valid patches that hold it, and how many those are, one by one."""
+    total, weight = np.zeros((2, *made.image_size))
+    for (i, j), value in np.ndenumerate(made.values.numpy()):
+        if not np.isnan(value):
+            top, left = i * made.stride[0], j * made.stride[1]
+            window = slice(top, top + made.patch_size[0]), slice(left, left + made.patch_size[1])
+            total[window] += value
+            weight[window] += 1
+    return total, weight
+
+
+@given(made=drawn_maps())
+def test_upsampling_is_the_mean_over_the_valid_patches_that_hold_a_pixel(made):
+    total, weight = spread_out(made)
+    pixels = made.upsample()
+    expected = np.divide(total, weight, out=np.full_like(total, np.nan), where=weight > 0)
+    assert_close(pixels, expected, equal_nan=True)
+    mass = (pixels.nan_to_num(0) * torch.from_numpy(weight)).sum()
+    assert_close(mass, made.values.nansum() * math.prod(made.patch_size))
+
+
+@given(made=drawn_maps(images=(3,)))
+def test_images_are_upsampled_apart(made):
+    for values, pixels in zip(made.values, made.upsample(), strict=True):
+        alone = drawn_map(values, made.patch_size, made.stride, made.image_size)
+        assert_close(pixels, alone.upsample(), rtol=1e-12, equal_nan=True)
+
+
+def test_tiles_are_replicated(device):
+    values = torch.tensor([[1.0, 0.1], [torch.nan, 3.0]], dtype=torch.float64, device=device)
+    pixels = drawn_map(values, (2, 3), (2, 3), (5, 7)).upsample()
+    expected = torch.full((5, 7), torch.nan, dtype=torch.float64, device=device)
+    expected[:4, :6] = values.repeat_interleave(2, 0).repeat_interleave(3, 1)
+    assert_close(pixels, expected, rtol=0, atol=0, equal_nan=True)
+
+
+def slow_class_mean(pixels, labels):
+    """The mean over the pixels of each class, one by one; NaN where there is none."""
+    sums, counts = np.zeros((2, CLASSES))
+    for index, label in np.ndenumerate(labels):
+        if label != 255 and not np.isnan(pixels[index]):
+            sums[label] += pixels[index]
+            counts[label] += 1
+    return np.divide(sums, counts, out=np.full(CLASSES, np.nan), where=counts > 0)
+
+
+@every_grid
+def test_class_means(patch_size, stride, device):
+    features, labels = some_images(device)
+    labels[labels == 2] = 255  # a class without pixels
+    options = {"patch_size": patch_size, "stride": stride, "num_classes": CLASSES}
+    pooled = transferability_map("leep", features, labels, **options)
+    pixels = pooled.upsample().cpu().numpy()
+    expected = slow_class_mean(np.stack([pixels] * 3), labels.cpu().numpy())
+    assert_close(pooled.class_mean(labels, num_classes=CLASSES), expected, equal_nan=True)
+    apart = transferability_map("leep", features, labels, pool="image", **options)
+    pairs = zip(apart.upsample().cpu().numpy(), labels.cpu().numpy(), strict=True)
+    expected = np.stack([slow_class_mean(*pair) for pair in pairs])
+    assert_close(apart.class_mean(labels, num_classes=CLASSES), expected, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("pool", "change", "message"),
+    [
+        ("dataset", lambda labels: labels[:, :-1], r"labels \[3, 10, 13\] for a map of 11 x 13 pixels"),
+        ("image", lambda labels: labels[:2], r"labels \[2, 11, 13\] for a map of 3 images of 11 x 13 pixels"),
+        ("dataset", lambda labels: labels + 9, r"labels from 9 to 264 on 429 pixels: outside \[0, 4\)"),
+    ],
+)
+def test_class_means_of_other_labels_are_an_error(pool, change, message, device):
+    features, labels = some_images(device)
+    made = transferability_map("leep", features, labels, patch_size=4, pool=pool)
+    with pytest.raises(ValueError, match=message):
+        made.class_mean(change(labels), num_classes=CLASSES)
+
+
+def test_files_hold_float32_values(tmp_path, device):
+    made = transferability_map("leep", *some_images(device), patch_size=4, pool="image")
+    made.save(tmp_path / "map.npy")
+    saved = np.load(tmp_path / "map.npy")
+    assert saved.dtype == np.float32
+    np.testing.assert_array_equal(saved, made.values.float().cpu().numpy())
+    assert np.isnan(saved).any()
+    assert [path.name for path in tmp_path.iterdir()] == ["map.npy"]
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, device, monkeypatch):
+    made = transferability_map("leep", *some_images(device), patch_size=4)
+    with pytest.raises(ValueError, match=r"map\.png must end in \.npy"):
+        made.save(tmp_path / "map.png")
+
+    def fail(path, array):
+        path.write_bytes(b"half of it")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(np, "save", fail)
+    with pytest.raises(OSError, match="no space left"):
+        made.save(tmp_path / "map.npy")
+    assert not list(tmp_path.iterdir())
