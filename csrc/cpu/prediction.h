@@ -32,8 +32,8 @@ inline double exp_of_negative(double x) {
   sum = sum * r + 0.5;
   sum = sum * r + 1;
   sum = sum * r + 1;
-  const int64_t exponent = __builtin_bit_cast(int64_t, shifted) << 52;
-  return x < -708.0 ? 0.0 : __builtin_bit_cast(double, __builtin_bit_cast(int64_t, sum) + exponent);
+  const uint64_t exponent = __builtin_bit_cast(uint64_t, shifted) << 52;
+  return x < -708.0 ? 0.0 : __builtin_bit_cast(double, __builtin_bit_cast(uint64_t, sum) + exponent);
 }
 
 // Logits `[Z, kPredictionStride]` to exp(logit - largest), and 1 / their sum; `check` is the sum of the logits.
