@@ -271,8 +271,8 @@ LIMITS = {  # of maps over the data set; those of each image gather no batches
     "a row of the map at a time": {"CACHE_NUMBERS": 1, "MEMORY_NUMBERS": 1},
     "a few rows at a time": {"CACHE_NUMBERS": 1500, "MEMORY_NUMBERS": 1500},
     "strips larger than the cache": {"CACHE_NUMBERS": 1, "MEMORY_NUMBERS": 1500},
-    "a batch at a time": {"STREAM_NUMBERS": 1},
-    "two images at a time": {"STREAM_NUMBERS": 2 * 4 * 11 * 13, "MEMORY_NUMBERS": 1},
+    "a batch at a time": {"GATHERED": 0},
+    "all batches at a time": {"GATHERED": 10**6, "MEMORY_NUMBERS": 1},
 }
 CUTS = {f"dataset, {name}": ("dataset", limits) for name, limits in LIMITS.items()} | {
     "image, as they are": ("image", {}),
@@ -352,15 +352,16 @@ def built(monkeypatch):
 
 
 def test_statistics_held_at_a_time_stay_within_their_limit(built, device, monkeypatch):
-    monkeypatch.setattr(maps, "MEMORY_NUMBERS", 400)
-    Mapper(metric="logme", patch_size=4, num_classes=CLASSES)(batches_of(*some_images(device, height=40), 1, 2))
+    for limit in ("CACHE_NUMBERS", "MEMORY_NUMBERS"):
+        monkeypatch.setattr(maps, limit, 400)
+    Mapper(metric="logme", patch_size=4, num_classes=CLASSES)(batches_of(*some_images(device, height=40), 3))
     numbers = [cells * 4 * (4 + CLASSES) for _, cells in built]  # D (D + K) a cell
     assert numbers == [4 * 96, 4 * 96, 2 * 96]  # whole rows of three cells
 
 
 def test_features_gathered_at_a_time_stay_within_their_limit(built, device, monkeypatch):
     image = 4 * 11 * 13
-    monkeypatch.setattr(maps, "STREAM_NUMBERS", 2 * image)
+    monkeypatch.setattr(maps, "GATHERED", 2 * image // CLASSES**2 + 1)  # the one cell has K Z numbers
     images = some_images(device, batch=6)
     Mapper(metric="nce", patch_size=(11, 13), num_classes=CLASSES)(batches_of(*images, 1, 1, 1, 3))
     assert [features for features, _ in built] == [2 * image, image, 3 * image]  # no batch is cut

@@ -29,7 +29,9 @@ Size = tuple[int, int]  # height and width, in pixels
 # How many numbers of statistics are held at a time: what fits into a CPU's cache where the pixels lie in memory, and
 # otherwise so many that the pixels need not be read too often.
 CACHE_NUMBERS, MEMORY_NUMBERS = 2**20, 2**24
-STREAM_NUMBERS = 2**26  # of features of a stream that are gathered before they are added to the statistics
+# Adding to the statistics of many patches costs as much as reading images, so as many images of a stream are gathered
+# before as have so many times the numbers that the statistics have.
+GATHERED = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -284,7 +286,7 @@ class Mapper:
                 return statistic(name, pixels.to(self.device), **options)
 
         merged = None
-        for group in _gathered(grid.read(batches, rows)):
+        for group in _gathered(grid.read(batches, rows), GATHERED * grid.numbers(rows)):
             try:
                 built = build(Pixels.join(group))
             except ValueError:
@@ -341,7 +343,7 @@ class _Grid:
         than of its own, it is cut larger.
         """
         count = (self.image_size[0] - self.patch_size[0]) // self.stride[0] + 1
-        row_numbers = self.image_size[1] // self.cell[1] * self.cell_numbers
+        row_numbers = self.numbers(slice(0, self.cell[0]))
         if isinstance(batches, Iterator):
             rows = count
         else:
@@ -357,12 +359,15 @@ class _Grid:
             for start, end in zip(starts, ends, strict=True)
         ]
 
+    def numbers(self, rows: slice) -> int:
+        """How many the cells of these pixel rows hold."""
+        return (rows.stop - rows.start) // self.cell[0] * (self.image_size[1] // self.cell[1]) * self.cell_numbers
+
     def groups(self, pixels: Pixels) -> list[Pixels]:
         """So many images at a time that the cells of all of them are few enough."""
         self.check(pixels)
-        cells = math.prod(size // cell for size, cell in zip(self.image_size, self.cell, strict=True))
         budget = CACHE_NUMBERS if self.on_cpu else MEMORY_NUMBERS
-        return pixels.split(max(1, budget // (cells * self.cell_numbers)))
+        return pixels.split(max(1, budget // self.numbers(slice(0, self.image_size[0]))))
 
     def read(self, batches: Batches, rows: slice) -> Iterator[Pixels]:
         """These rows of every batch."""
@@ -453,11 +458,11 @@ def _length(batches: Batches) -> int | None:
     return len(batches) if isinstance(batches, Sized) else None
 
 
-def _gathered(stream: Iterator[Pixels]) -> Iterator[list[Pixels]]:
-    """Groups of batches: adding to the statistics of a map costs as much as reading many images."""
+def _gathered(stream: Iterator[Pixels], most: int) -> Iterator[list[Pixels]]:
+    """Groups of batches of at most so many numbers of features, or of a single batch."""
     group: list[Pixels] = []
     for pixels in stream:
-        if group and sum(member.features.numel() for member in (*group, pixels)) > STREAM_NUMBERS:
+        if group and sum(member.features.numel() for member in (*group, pixels)) > most:
             yield group
             group = []
         group.append(pixels)
