@@ -73,6 +73,7 @@ inline Geometry make_geometry(const Tensor& features, const Tensor& labels, int6
                   "features and labels must lie on the same grid");
   STD_TORCH_CHECK(labels.get_device() == features.get_device() && labels.is_cuda() == features.is_cuda(),
                   "features and labels must be on the same device");
+  STD_TORCH_CHECK(features.size(1) > 0, "features must have a channel");
   STD_TORCH_CHECK(num_classes > 0, "num_classes must be positive");
   STD_TORCH_CHECK(windows.height > 0 && windows.height <= height && windows.width > 0 && windows.width <= width,
                   "a patch must have at least one pixel and fit into the image");
@@ -97,6 +98,13 @@ inline Geometry make_geometry(const Tensor& features, const Tensor& labels, int6
   for (int i = 0; i < 4; ++i) g.feature_strides[i] = features.stride(i);
   for (int i = 0; i < 3; ++i) g.label_strides[i] = labels.stride(i);
   return g;
+}
+
+// `conditional`: p(y|z) of every patch.
+inline void check_conditional(const Tensor& conditional, const Geometry& g) {
+  STD_TORCH_CHECK(conditional.scalar_type() == ScalarType::Double && conditional.is_contiguous() &&
+                      conditional.numel() == g.patches * g.classes * g.channels,
+                  "target_given_source must be contiguous float64 [*patches, K, Z]");
 }
 
 // Zeros with a row for each patch or, chunked, for each chunk of each patch.

@@ -220,11 +220,19 @@ def test_map_is_drawn_over_pictures_and_told(map_target, tmp_path, capsys):
         (["--metric", "leep", "--patch_size", "4", "--softmax", "true"], "leave out softmax"),
         (["--metric", "leep", "--patch_size", "4", "--images", "{data}/none"], "is not a folder"),
         (["--metric", "leep", "--patch_size", "4", "--images", "{data}/source/final"], "is not a picture"),
+        (["--metric", "leep", "--patch_size", "4", "--images", "{data}/pictures"], "do not have the same proportions"),
+        (
+            ["--metric", "logme", "--patch_size", "4", "--scale", "exp"],
+            "--scale exp is for leep and nce, not for logme",
+        ),
         (["--metric", "leep", "--patch_size", "4", "--num_classes", "5"], "outside [0, 5)"),
         (["--metric", "leep", "--patch_size", "4", "--output", "{data}/none/made"], "cannot be written"),
     ],
 )
 def test_wrong_maps_are_one_line_and_leave_nothing(data, tmp_path, error_line, options, word):
+    (data / "pictures").mkdir(exist_ok=True)
+    for k in range(3):
+        Image.new("RGB", (50, 50)).save(data / "pictures" / f"{k}.png")
     common = ["--target", "{data}/target", "--ignore_index", str(IGNORE_INDEX), "--output", str(tmp_path / "made")]
     assert word in error_line("map", *(option.format(data=data) for option in (*common, *options)))
     assert not list(tmp_path.iterdir())

@@ -62,11 +62,11 @@ def test_reads_rows_of_logits_too(folder):
 
 def test_sizes_that_differ_are_named(folder, tmp_path_factory):
     with pytest.raises(ValueError, match=r"label/2\.npy has 4 x 6 pixels, the first image 3 x 6: a map needs images"):
-        FeatureFolder(folder).check_sizes((3, 6))
+        FeatureFolder(folder).image_size()
     path = tmp_path_factory.mktemp("equal")
     for name in ("0", "1"):
         write(path, IMAGE, LABELS, name)
-    FeatureFolder(path).check_sizes((3, 4))
+    assert FeatureFolder(path).image_size() == (3, 4)
 
 
 @pytest.mark.parametrize("feature_type", [np.float16, np.float32, np.float64, ">f4"])

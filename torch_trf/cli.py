@@ -20,7 +20,7 @@ from . import __version__
 from .demo import CLASSES, IGNORE_INDEX, make_feature_folder
 from .features import FeatureFolder, natural_files
 from .files import whole_file
-from .maps import Mapper
+from .maps import LOG_LIKELIHOODS, Mapper
 from .score import Score, Scorer
 from .table import METRICS, FeatureMetricName, MapMetricName, MetricName
 
@@ -104,7 +104,7 @@ def _map_parser() -> ArgumentParser:
         "--scale",
         type=Literal["identity", "exp"],
         default="identity",
-        help="whether to write the values or, as published maps of leep do, their exponential",
+        help="whether to write the values or, as published maps of leep do, their exponential (leep and nce)",
     )
     parser.add_argument(
         "--images", type=str | None, metavar="DIR", help="pictures to draw the map over, in the order of the features"
@@ -191,7 +191,7 @@ def _score(options: Namespace) -> None:
 
 
 def _map(options: Namespace) -> None:
-    from .plots import draw_map, save_figure  # matplotlib is slow to import
+    from .plots import check_pictures, draw_map, save_figure  # matplotlib is slow to import
 
     array, picture = (Path(f"{options.output}{suffix}") for suffix in (".npy", ".png"))
     for output in (array, picture):
@@ -200,9 +200,12 @@ def _map(options: Namespace) -> None:
     pictures = [] if options.images is None else natural_files(Path(options.images))
     if pictures and len(pictures) != len(target):
         raise ValueError(f"--images {options.images} holds {len(pictures)} files for {len(target)} images of features")
+    check_pictures(pictures, target.image_size())
     num_classes = _num_classes(target, options.num_classes, options.ignore_index, "--num_classes")
     given = {key: value for key, value in vars(options).items() if key in Mapper.__dataclass_fields__}
     given |= {"num_classes": num_classes, "device": _device(options.device), "progress": True}
+    if options.scale == "exp" and options.metric not in LOG_LIKELIHOODS:
+        raise ValueError(f"--scale exp is for {' and '.join(LOG_LIKELIHOODS)}, not for {options.metric}")
     made = Mapper(**given)(target)
     if options.scale == "exp":
         made = made.exp()
@@ -210,15 +213,14 @@ def _map(options: Namespace) -> None:
     patches = f"patches of {_times(made.patch_size)} pixels, stride {_times(made.stride)}"
     pooled = f"{len(target)} images pooled" if options.pool == "dataset" else f"{len(target)} images"
     title = f"{made.metric}, {target.path.name}: {pooled}, {patches}"
-    figure = draw_map(made, title=title, pictures=pictures, progress=True)
     made.save(array)
-    save_figure(figure, picture)
+    save_figure(draw_map(made, title=title, pictures=pictures, progress=True), picture)
     print(f"target  {target.path}: {len(target)} images, {num_classes} classes")
     print(f"map     {rows} x {columns} {patches}; {int(made.valid.sum()):,} of {made.valid.numel():,} patches valid")
     if made.valid.any():
         found = made.values[made.valid]
-        least, mean, largest = found.min(), found.mean(), found.max()
-        print(f"{made.metric}  mean {mean:.6f}, from {least:.6f} to {largest:.6f} {made.unit}; higher is better")
+        mean, least, largest = (f"{round(x.item(), 6) + 0.0:.6f}" for x in (found.mean(), found.min(), found.max()))
+        print(f"{made.metric}  mean {mean}, from {least} to {largest} {made.unit}; higher is better")
     print(f"written to {array} and {picture}")
 
 

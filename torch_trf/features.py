@@ -87,17 +87,19 @@ class FeatureFolder:
             labels = _read(self._labels[name], rows).unsqueeze(0)
             yield Pixels(features, labels, logits, stream=stream, name=str(self._features[name]))
 
-    def check_sizes(self, size: tuple[int, int]) -> None:
-        """Raises where an image has another height and width; reads headers alone.
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the images; reads headers alone.
 
         Raises:
-            ValueError: with the file.
+            ValueError: images of different sizes, with the file.
         """
+        first = _open(self._labels[self.names[0]])
         for name in self.names:
             labels = _open(self._labels[name])
-            if labels.shape != size:
-                expected = f"{size[0]} x {size[1]}: a map needs images of one size"
+            if labels.shape != first.shape:
+                expected = f"{_size(first)}: a map needs images of one size"
                 raise ValueError(f"{self._labels[name]} has {_size(labels)} pixels, the first image {expected}")
+        return first.shape
 
     def class_counts(self, ignore_index: int) -> dict[int, int]:
         """How many pixels carry each label, `ignore_index` left out; reads all labels and no features."""
@@ -142,17 +144,17 @@ def _array_files(folder: Path) -> dict[str, Path]:
 
 
 def natural_files(folder: Path) -> list[Path]:
-    """The files of a folder, in natural order of their names (2 before 10).
+    """The files of a folder that are not hidden, in natural order of their names (2 before 10).
 
     Raises:
         ValueError: a folder that is missing or empty.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder")
-    files = sorted((path for path in folder.iterdir() if path.is_file()), key=lambda path: _natural(path.stem))
+    files = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
     if not files:
         raise ValueError(f"{folder} is empty")
-    return files
+    return sorted(files, key=lambda path: _natural(path.stem))
 
 
 def _natural(name: str) -> list[tuple[bool, int, str]]:

@@ -63,12 +63,11 @@ class Pixels:
         name = f"{first.name} to {batches[-1].name}" if first.name else ""
         features = torch.cat([batch.features for batch in batches])
         logits = [batch.logits for batch in batches if batch.logits is not None]
-        return Pixels(
-            features,
-            torch.cat([batch.labels for batch in batches]),
-            features if first.logits is first.features else torch.cat(logits) if logits else None,
-            name=name,
-        )
+        if all(batch.logits is batch.features for batch in batches):
+            joined: Tensor | None = features
+        else:
+            joined = torch.cat(logits) if len(logits) == len(batches) else None
+        return Pixels(features, torch.cat([batch.labels for batch in batches]), joined, name=name)
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> "Pixels":
         """The same function of each tensor."""

@@ -1,6 +1,7 @@
 """Figures of transferability maps."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,7 @@ def draw_map(
         values = values[np.newaxis]
     elif pictures and len(pictures) != len(values):
         raise ValueError(f"{len(pictures)} pictures for maps of {len(values)} images")
+    check_pictures(pictures, transferability.image_size)
     shown = values[:MOST_PANELS]
     height, width = transferability.image_size
     columns = min(len(shown), 4)
@@ -90,6 +92,20 @@ def draw_map(
     return figure
 
 
+def check_pictures(pictures: Sequence[Path], image_size: tuple[int, int]) -> None:
+    """Raises where a picture could not lie under a map of images of this size; reads headers alone.
+
+    Raises:
+        ValueError: a file that is no picture, or one of other proportions than height and width.
+    """
+    height, width = image_size
+    for path in pictures:
+        with _opened(path) as picture:
+            if abs(picture.height * width / (picture.width * height) - 1) > LARGEST_DISTORTION:
+                sizes = f"{picture.height} x {picture.width} pixels, the images {height} x {width}"
+                raise ValueError(f"{path} has {sizes}: they do not have the same proportions")
+
+
 def save_figure(figure: Figure, path: str | Path) -> None:
     """Writes a figure, in the format of the suffix; the whole file or nothing."""
     with whole_file(Path(path)) as temporary:
@@ -110,7 +126,6 @@ def _draw_panel(
     if picture is None:
         axis.add_patch(hatched)
     else:
-        _check_proportions(picture, height, width)
         hatched.set_facecolor("none")
         axis.imshow(picture, extent=everywhere)
         axis.add_patch(hatched)
@@ -143,9 +158,15 @@ def _where_valid(
 
 def _read(path: Path) -> np.ndarray:
     """A picture `[height, width, 3]`, in [0, 1]."""
+    with _opened(path) as picture:
+        return np.asarray(picture.convert("RGB"), dtype=np.float32) / 255
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
     try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"), dtype=np.float32) / 255
+        with Image.open(path) as picture:
+            yield picture
     except OSError as error:
         raise ValueError(f"{path} is not a picture: {error}") from error
 
@@ -159,10 +180,3 @@ def _mean(paths: Sequence[Path], progress: bool) -> np.ndarray:
             raise ValueError(f"{path} has {picture.shape[:2]} pixels, {paths[0]} {total.shape[:2]}")
         total = total + picture
     return total / len(paths)
-
-
-def _check_proportions(picture: np.ndarray, height: int, width: int) -> None:
-    distortion = picture.shape[0] * width / (picture.shape[1] * height) - 1
-    if abs(distortion) > LARGEST_DISTORTION:
-        sizes = f"{picture.shape[0]} x {picture.shape[1]} pixels for a map of {height} x {width} pixels"
-        raise ValueError(f"a picture of {sizes}: they do not have the same proportions")

@@ -2,7 +2,7 @@
 // each lane of a vector, so that every step is the same for all of them.
 //
 // A sweep rotates each of the D (D - 1) / 2 pairs of axes: 4 (D - 2) + 4 K products each; 5 to 8 sweeps converge.
-#include "../patches.h"
+#include "../solvers.h"
 #include "vectorised.h"
 
 #include <algorithm>
@@ -91,12 +91,9 @@ double scale_of(const double* matrix, int64_t area) {
 }
 
 std::tuple<Tensor, Tensor> eigenbasis(const Tensor& matrix, const Tensor& rows) {
+  check_eigenproblems(matrix, rows);
   const int64_t channels = matrix.size(-1), num_rows = rows.size(-2);
   const int64_t area = channels * channels, row_area = num_rows * channels;
-  STD_TORCH_CHECK(matrix.is_contiguous() && rows.is_contiguous() && matrix.scalar_type() == ScalarType::Double &&
-                      rows.scalar_type() == ScalarType::Double && matrix.size(-2) == channels &&
-                      rows.size(-1) == channels && matrix.dim() == rows.dim(),
-                  "expected float64 [..., D, D] and [..., K, D], contiguous");
   std::vector<int64_t> shape;
   for (int64_t i = 0; i + 1 < matrix.dim(); ++i) shape.push_back(matrix.size(i));
   const Tensor eigenvalues = torch::stable::new_empty(matrix, shape), coordinates = torch::stable::empty_like(rows);

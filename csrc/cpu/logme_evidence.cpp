@@ -2,7 +2,7 @@
 // reference in torch_trf/_ops/_logme_evidence.py.
 //
 // Operations an iteration: a division and 8 products for each direction; one logarithm for each direction at the end.
-#include "../patches.h"
+#include "../solvers.h"
 #include "vectorised.h"
 
 #include <algorithm>
@@ -58,15 +58,8 @@ double evidence(const Regression& y, const Settings& settings) {
 
 Tensor logme_evidence(const Tensor& sigma, const Tensor& projected, const Tensor& outside, const Tensor& count,
                       const Tensor& included, double epsilon, double tolerance, int64_t max_iterations) {
+  check_regressions(sigma, projected, outside, count, included);
   const int64_t channels = sigma.size(-1), classes = outside.size(-1);
-  for (const Tensor* tensor : {&sigma, &projected, &outside, &count, &included})
-    STD_TORCH_CHECK(tensor->is_contiguous(), "expected contiguous tensors");
-  STD_TORCH_CHECK(sigma.scalar_type() == ScalarType::Double && projected.scalar_type() == ScalarType::Double &&
-                      outside.scalar_type() == ScalarType::Double && count.scalar_type() == ScalarType::Double &&
-                      included.scalar_type() == ScalarType::Bool && projected.numel() == outside.numel() * channels &&
-                      included.numel() == outside.numel() && sigma.numel() == count.numel() * channels &&
-                      outside.numel() == count.numel() * classes,
-                  "expected float64 [..., D], [..., K, D], [..., K], [...] and bool [..., K]");
   const Tensor result = torch::stable::empty_like(outside);
   const auto real = [](const Tensor& tensor) { return static_cast<const double*>(tensor.const_data_ptr()); };
   const double *const sigmas = real(sigma), *const all_projected = real(projected), *const all_outside = real(outside);

@@ -21,9 +21,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> patch_log_likelihood(const Tensor& lo
   const int64_t num_classes = target_given_source.size(-2), source_classes = logits.size(1);
   const Geometry g = make_geometry(logits, labels, num_classes, windows, pool_batch, ignore_index, 2);
   const int64_t numbers = num_classes * source_classes;
-  STD_TORCH_CHECK(target_given_source.scalar_type() == ScalarType::Double && target_given_source.is_contiguous() &&
-                      target_given_source.numel() == g.patches * numbers,
-                  "p(y|z) must be float64 [*patches, K, Z] and contiguous");
+  check_conditional(target_given_source, g);
   const Tensor total = make_rows(logits, g, true, {}), total_square = make_rows(logits, g, true, {});
   const Tensor count = make_rows(logits, g, false, {}, ScalarType::Long), faults = make_faults(logits, g);
   double* const all_total = static_cast<double*>(total.mutable_data_ptr());

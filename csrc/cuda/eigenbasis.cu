@@ -12,6 +12,7 @@
 #include <torch/headeronly/macros/Macros.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include "../solvers.h"
 #include "launch.cuh"
 
 namespace torch_trf {
@@ -233,15 +234,13 @@ void launch_solve(Problem problem, const Launch& launch) {
 std::tuple<Tensor, Tensor> eigenbasis(const Tensor& matrix, const Tensor& rows) {
   const int64_t dim = matrix.dim(), channels = matrix.size(dim - 1), row_count = rows.size(rows.dim() - 2);
   STD_TORCH_CHECK(channels <= kMostChannels, "the kernel takes at most 64 channels");
-  STD_TORCH_CHECK(matrix.size(dim - 2) == channels && rows.size(rows.dim() - 1) == channels,
-                  "matrix must be [..., D, D] and rows [..., K, D]");
+  check_eigenproblems(matrix, rows);
   const Launch launch(matrix);
   std::vector<int64_t> shape;
   for (int64_t i = 0; i < dim - 1; ++i) shape.push_back(matrix.size(i));
   const Tensor eigenvalues = torch::stable::new_empty(matrix, shape);
   const Tensor coordinates = torch::stable::empty_like(rows);
   const int64_t batch = channels == 0 ? 0 : matrix.numel() / (channels * channels);
-  STD_TORCH_CHECK(rows.numel() == batch * row_count * channels, "matrix and rows must have the same batch");
   if (batch > 0) {
     const Problem problem{static_cast<const double*>(matrix.const_data_ptr()),
                           static_cast<const double*>(rows.const_data_ptr()),

@@ -7,6 +7,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include "../solvers.h"
 #include "launch.cuh"
 
 namespace torch_trf {
@@ -97,9 +98,7 @@ Tensor logme_evidence(const Tensor& sigma, const Tensor& projected, const Tensor
   const auto read = [](const Tensor& tensor) { return static_cast<const double*>(tensor.const_data_ptr()); };
   const int64_t classes = outside.size(outside.dim() - 1), directions = sigma.size(sigma.dim() - 1);
   const int64_t entries = count.numel();
-  STD_TORCH_CHECK(sigma.numel() == entries * directions && projected.numel() == entries * classes * directions &&
-                      outside.numel() == entries * classes && included.numel() == entries * classes,
-                  "sigma must be [..., D], projected [..., K, D], outside and included [..., K], count [...]");
+  check_regressions(sigma, projected, outside, count, included);
   const Launch launch(sigma);
   const Tensor evidence = torch::stable::empty_like(outside);
   if (entries * classes > 0) {

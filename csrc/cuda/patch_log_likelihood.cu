@@ -83,11 +83,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> patch_log_likelihood(const Tensor& lo
                                                                 int64_t stride_height, int64_t stride_width,
                                                                 bool pool_batch, int64_t ignore_index) {
   constexpr int64_t kSums = 2;
-  const int64_t classes = target_given_source.size(target_given_source.dim() - 2), sources = logits.size(1);
+  const int64_t classes = target_given_source.size(target_given_source.dim() - 2);
   const Geometry g = make_geometry(logits, labels, classes, {patch_height, patch_width, stride_height, stride_width},
                                    pool_batch, ignore_index, kSums);
-  STD_TORCH_CHECK(target_given_source.numel() == g.patches * classes * sources,
-                  "target_given_source must be [*patches, K, Z]");
+  check_conditional(target_given_source, g);
   const Launch launch(logits);
   const Tensor total = make_rows(logits, g, true, {}), total_square = make_rows(logits, g, true, {});
   const Tensor count = make_rows(logits, g, false, {}, ScalarType::Long), faults = make_faults(logits, g, launch);
@@ -96,7 +95,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> patch_log_likelihood(const Tensor& lo
       using scalar_t = std::remove_pointer_t<decltype(type)>;
       const Pixels<scalar_t> pixels(logits, labels, faults, g);
       const Tiling tiling(g, kMostPatches);
-      add_log_likelihood<<<blocks(tiling.units), kSlots, held_bytes<scalar_t>(sources), launch.stream>>>(
+      add_log_likelihood<<<blocks(tiling.units), kSlots, held_bytes<scalar_t>(g.channels), launch.stream>>>(
           pixels, tiling, static_cast<const double*>(target_given_source.const_data_ptr()), data<double>(total),
           data<double>(total_square), data<int64_t>(count));
       STD_CUDA_KERNEL_LAUNCH_CHECK();

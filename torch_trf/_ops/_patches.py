@@ -16,12 +16,14 @@ def check_pixels(features: Tensor, labels: Tensor, num_classes: int, patch: Size
     """Raises where features `[B, D, H, W]` and labels `[B, H, W]` are not what the ops over patches take.
 
     Raises:
-        ValueError: shapes, dtypes or devices that do not fit, no class, or what `patch_shape` refuses.
+        ValueError: shapes, dtypes or devices that do not fit, no channel, no class, or what `patch_shape` refuses.
     """
     if features.shape[:1] + features.shape[2:] != labels.shape:
         raise ValueError(
             f"features {list(features.shape)} must be [B, D, H, W] and labels {list(labels.shape)} [B, H, W]"
         )
+    if features.shape[1] == 0:
+        raise ValueError(f"features {list(features.shape)} have no channel")
     if features.dtype not in FEATURE_TYPES:
         raise ValueError(f"features must be float64, float32, float16 or bfloat16, not {features.dtype}")
     if labels.dtype not in LABEL_TYPES:

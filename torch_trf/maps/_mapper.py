@@ -1,30 +1,28 @@
-"""Transferability maps: a metric, patch by patch, over statistics that are not merged."""
+"""How maps are made: strip by strip, in bounded memory."""
 
 import math
-from collections.abc import Iterator, Sized
+import operator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
-from pathlib import Path
 from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64, Int64, Integer
+from jaxtyping import Float, Integer
 from torch import Tensor
 from tqdm import tqdm
 
-from ._ops import class_index, patch_shape
-from .features import FeatureFolder
-from .files import whole_file
-from .functional import count_classes
-from .metrics._checks import require_finite
-from .metrics._hscore import RCOND
-from .pixels import Pixels, as_images
-from .score import Batches, as_pixels
-from .statistics import Faults, Statistic
-from .table import METRICS, MapMetricName, class_scores, statistic
-
-Size = tuple[int, int]  # height and width, in pixels
+from .._ops import patch_shape
+from ..features import FeatureFolder
+from ..functional import count_classes
+from ..metrics._checks import require_finite
+from ..metrics._hscore import RCOND
+from ..pixels import Pixels, as_images
+from ..score import Batches, as_pixels
+from ..statistics import Faults, Statistic
+from ..table import METRICS, MapMetricName, class_scores, statistic
+from ._transferability_map import Size, TransferabilityMap
 
 # How many numbers of statistics are held at a time: what fits into a CPU's cache where the pixels lie in memory, and
 # otherwise so many that the pixels need not be read too often.
@@ -34,137 +32,25 @@ CACHE_NUMBERS, MEMORY_NUMBERS = 2**20, 2**24
 GATHERED = 4
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class TransferabilityMap:
-    """A metric's value in every patch.
-
-    Attributes:
-        values: `[H', W']`, or `[B, H', W']` with a map for every image; higher is better.
-        valid: where a patch has enough labelled pixels; elsewhere `values` holds the fill value.
-        count: number of labelled pixels of every patch.
-        metric: its name.
-        unit: of the values.
-        patch_size: height and width of a patch, in pixels.
-        stride: rows and columns from one patch to the next. Patch (i, j) begins at row i * stride[0] and column
-            j * stride[1].
-        image_size: height and width of the images. H' = (H - patch height) // row stride + 1, and W' alike: what is
-            left at the bottom and on the right belongs to no patch.
-    """
-
-    values: Float64[Tensor, "*batch rows columns"]
-    valid: Bool[Tensor, "*batch rows columns"]
-    count: Int64[Tensor, "*batch rows columns"]
-    metric: str
-    unit: str
-    patch_size: Size
-    stride: Size
-    image_size: Size
-
-    def exp(self) -> "TransferabilityMap":
-        """The exponential of every valid value: of LEEP a mean likelihood, in [0, 1], as published maps hold it."""
-        values = torch.where(self.valid, self.values.exp(), self.values)
-        return replace(self, values=values, metric=f"exp({self.metric})", unit="likelihood")
-
-    def upsample(self) -> Float64[Tensor, "*batch H W"]:
-        """The map at the resolution of the pixels.
-
-        Every pixel has the mean over the valid patches that hold it; NaN where there is none.
-
-        Example:
-            >>> labels = torch.tensor([[[0, 0, 1, 1, 1]]])
-            >>> options = {"patch_size": (1, 2), "num_classes": 2, "min_pixels": 1}
-            >>> transferability_map("nce", torch.eye(2)[labels].movedim(-1, 1), labels, **options).upsample().tolist()
-            [[0.0, 0.0, 0.0, 0.0, nan]]
-        """
-        weight = self.valid.to(torch.float64)
-        total, weight = self._spread(torch.where(self.valid, self.values, 0)), self._spread(weight)
-        # A pixel without a patch has exactly no weight: sums of zeros.
-        mean = torch.where(weight > 0, total / weight, torch.nan)
-        height, width = self.image_size
-        rest = (0, width - mean.shape[-1], 0, height - mean.shape[-2])
-        return torch.nn.functional.pad(mean, rest, value=torch.nan)
-
-    def class_mean(
-        self, labels: Integer[Tensor, "images H W"], *, num_classes: int, ignore_index: int = 255
-    ) -> Float64[Tensor, "*batch K"]:
-        """The mean over the pixels of each class, at the resolution of the pixels.
-
-        Args:
-            labels: `[B, H, W]` of the images that were mapped.
-            num_classes: K.
-            ignore_index: label of the pixels to leave out.
-
-        Returns:
-            `[K]`, over all images, or `[B, K]` of a map for every image. NaN for a class without a pixel in a valid
-            patch.
-
-        Raises:
-            ValueError: labels of another size than the images, or outside `[0, K)`.
-
-        Example:
-            >>> labels = torch.tensor([[[0, 0, 1, 1]]])
-            >>> made = transferability_map("nce", torch.randn(1, 3, 1, 4), labels, patch_size=1, min_pixels=1)
-            >>> made.class_mean(labels, num_classes=2).tolist()
-            [0.0, 0.0]
-        """
-        pooled = self.values.dim() == 2
-        if labels.shape[1:] != self.image_size or not (pooled or len(labels) == len(self.values)):
-            raise ValueError(f"labels {list(labels.shape)} for a map of {self._describe()}")
-        index, bad = class_index(labels, num_classes, ignore_index)
-        Faults.from_pixels(labels.flatten(1), bad.flatten(1), torch.zeros_like(bad).flatten(1)).check(
-            num_classes, ignore_index
-        )
-        pixels = self.upsample().expand(labels.shape)
-        index = torch.where(pixels.isnan(), -1, index)
-        index, pixels = (tensor.reshape(1 if pooled else len(labels), -1) for tensor in (index, pixels))
-        sums = pixels.new_zeros(len(index), num_classes + 1)  # the first place for pixels that do not count
-        total = sums.scatter_add(1, index + 1, pixels.nan_to_num(0))[:, 1:]
-        count = sums.scatter_add(1, index + 1, torch.ones_like(pixels))[:, 1:]
-        return (total / count)[0] if pooled else total / count
-
-    def save(self, path: str | Path) -> None:
-        """Writes the values to a .npy file, as float32; the whole file or nothing.
-
-        Raises:
-            ValueError: another suffix.
-        """
-        if Path(path).suffix != ".npy":
-            raise ValueError(f"{path} must end in .npy")
-        with whole_file(Path(path)) as temporary:
-            np.save(temporary, self.values.cpu().numpy().astype(np.float32))
-
-    def _spread(self, values: Tensor) -> Tensor:
-        """At every pixel that lies between the first and the last patch the sum over the patches that hold it."""
-        spread = values.reshape(-1, 1, *values.shape[-2:])
-        for axis in range(2):
-            size, stride = [1, 1], [1, 1]
-            size[axis], stride[axis] = self.patch_size[axis], self.stride[axis]
-            spread = torch.nn.functional.conv_transpose2d(spread, spread.new_ones(1, 1, *size), stride=stride)
-        return spread.reshape(*values.shape[:-2], *spread.shape[-2:])
-
-    def _describe(self) -> str:
-        images = "" if self.values.dim() == 2 else f"{len(self.values)} images of "
-        return f"{images}{self.image_size[0]} x {self.image_size[1]} pixels"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mapper:
     """Maps a metric over images, patch by patch.
 
     Args:
         metric: which metric, by name.
-        patch_size: height and width of a patch in pixels; one number for both.
+        patch_size: height and width of a patch in pixels, as in [8, 16], or one number for both.
         num_classes: K, number of target classes.
-        stride: rows and columns from one patch to the next; the size of a patch by default. Patches larger than the
-            stride overlap: LogME, both H-scores and NCE then share their sums, LEEP looks at a pixel again for every
-            patch that holds it.
+        stride: rows and columns from one patch to the next, or one number for both; the size of a patch by default.
+            Patches larger than the stride overlap: LogME, both H-scores and NCE then share their sums, LEEP looks at a
+            pixel again for every patch that holds it.
         pool: "dataset" for one map, of each position over all images; "image" for a map of every image.
         ignore_index: label of the pixels to leave out.
         min_pixels: patches with fewer labelled pixels are not valid.
-        fill_value: what they hold.
+        fill_value: the value of patches that are not valid.
         softmax: whether to read the softmax of the features instead of the features (LogME and both H-scores).
-        absent_classes: as for `metrics.logme`.
-        rcond: as for `metrics.hscore`.
+        absent_classes: whether LogME leaves out classes without pixels ("skip") or, as published code does, averages
+            them in, up to the largest class of a patch ("include").
+        rcond: the H-score drops directions whose variance is at most this times the largest.
         device: where to compute; where the pixels are by default.
         progress: whether to show a progress bar.
 
@@ -204,7 +90,10 @@ class Mapper:
             if getattr(self, option) < 1:
                 raise ValueError(f"{option} must be at least 1, not {getattr(self, option)}")
         for option in ("patch_size", "stride"):
-            if (value := getattr(self, option)) is not None and min(_pair(value)) < 1:
+            value = getattr(self, option)
+            if isinstance(value, tuple) and len(value) != 2:
+                raise ValueError(f"{option} must be height and width, or one number for both, not {value}")
+            if value is not None and min(_pair(value)) < 1:
                 raise ValueError(f"{option} must be at least 1 pixel, not {value}")
         if self.softmax and "moments" not in METRICS[self.metric].statistics:
             raise ValueError(f"{self.metric} reads class scores and takes their softmax itself: leave out softmax")
@@ -219,26 +108,23 @@ class Mapper:
                 LEEP, and is held to no bound.
 
         Raises:
-            ValueError: bad pixels (the message names the batch), images of different sizes, a patch that does not fit
-                into them, logits that are missing, or an iterator for LEEP.
+            ValueError: bad pixels between the first and the last patch (the message names the batch), images of
+                different sizes or channels, a patch that does not fit into them, logits that are missing, an iterator
+                for LEEP, or batches that cannot be read again where they must be.
         """
-        once = isinstance(target, Iterator)
-        if once and self.pool == "dataset" and len(METRICS[self.metric].statistics) > 1:
+        if isinstance(target, Iterator) and self.pool == "dataset" and len(METRICS[self.metric].statistics) > 1:
             raise ValueError(f"{self.metric} looks at every pixel twice: give batches that can be read again")
-        stream = as_pixels(target)
-        first = next(stream, None)
-        if first is None:
-            raise ValueError("no batch of pixels: the data set is empty")
-        grid = _Grid.of(first, self)
-        batches = chain([first], stream) if once else target
+        source = _Source(target)
+        grid = _Grid.of(source.first, self)
+        if isinstance(target, FeatureFolder):
+            target.image_size()  # raises where they differ
         if self.pool == "image":
-            bar = tqdm(as_pixels(batches), self.metric, total=_length(target), unit="batch", disable=not self.progress)
-            maps = [self._map([group], grid) for pixels in bar for group in grid.groups(pixels)]
+            bar = tqdm(source, self.metric, total=source.length, unit="batch", disable=not self.progress)
+            groups = (group for pixels in bar for group in grid.groups(pixels))
+            maps = [self._map(_Source([group]), grid) for group in groups]
             values, count = (torch.cat(tensors) for tensors in zip(*maps, strict=True))
         else:
-            if isinstance(target, FeatureFolder):
-                target.check_sizes(grid.image_size)
-            values, count = self._map(batches, grid)
+            values, count = self._map(source, grid)
         valid = count >= self.min_pixels
         require_finite(values[valid])
         return TransferabilityMap(
@@ -252,28 +138,27 @@ class Mapper:
             image_size=grid.image_size,
         )
 
-    def _map(self, batches: Batches, grid: "_Grid") -> tuple[Tensor, Tensor]:
+    def _map(self, source: "_Source", grid: "_Grid") -> tuple[Tensor, Tensor]:
         """Values and counts, strip by strip: cells, windows of cells, a second look where there is one, the metric."""
-        table, rows = METRICS[self.metric], grid.strips(batches)
+        table, rows = METRICS[self.metric], grid.strips(source)
         names = [f"softmax_{name}" if self.softmax else name for name in table.statistics]
         values, counts, faults = [], [], []
-        length = _length(batches)
-        total = None if length is None else length * len(rows) * len(names)
+        total = None if source.length is None else source.length * len(rows) * len(names)
         shown = self.progress and self.pool == "dataset"
         with tqdm(total=total, desc=self.metric, unit="batch", disable=not shown) as bar:
             for strip in rows:
-                cells = self._look(names[0], batches, strip, grid, bar, cell=grid.cell)
+                cells = self._look(names[0], source, strip, grid, bar, cell=grid.cell)
                 faults.append(cells.faults.sum())
                 known = cells.windows(grid.window, grid.step)
                 if len(names) > 1:
                     options = {"joint_mass": known, "patch_size": grid.patch_size, "stride": grid.stride}
-                    known = self._look(names[1], batches, strip, grid, bar, **options)
+                    known = self._look(names[1], source, strip, grid, bar, **options)
                 values.append(table.function(known, self))
                 counts.append(known.count)
         Faults.stack(faults).check(self.num_classes, self.ignore_index)  # on a GPU nothing was raised before
         return torch.cat(values, -2), torch.cat(counts, -2)
 
-    def _look(self, name: str, batches: Batches, rows: slice, grid: "_Grid", bar: Any, **options: Any) -> Any:
+    def _look(self, name: str, source: "_Source", rows: slice, grid: "_Grid", bar: Any, **options: Any) -> Any:
         """A statistic of these rows of all batches."""
         options |= {
             "num_classes": self.num_classes,
@@ -286,7 +171,7 @@ class Mapper:
                 return statistic(name, pixels.to(self.device), **options)
 
         merged = None
-        for group in _gathered(grid.read(batches, rows), GATHERED * grid.numbers(rows)):
+        for group in _gathered(grid.read(source, rows), GATHERED * grid.numbers(rows)):
             try:
                 built = build(Pixels.join(group))
             except ValueError:
@@ -305,6 +190,8 @@ class _Grid:
     image_size: Size
     patch_size: Size
     stride: Size
+    reads: Literal["features", "logits"]
+    channels: int
     cell_numbers: int  # in the statistic of a cell
     on_cpu: bool
 
@@ -312,14 +199,12 @@ class _Grid:
     def of(cls, pixels: Pixels, mapper: Mapper) -> "_Grid":
         patch_size, stride = _pair(mapper.patch_size), _pair(mapper.stride or mapper.patch_size)
         patch_shape(pixels.labels, patch_size, stride, True)  # raises where no patch fits
-        if METRICS[mapper.metric].reads == "logits":
-            cell_numbers = mapper.num_classes * class_scores(pixels).shape[1]
-        else:
-            channels = pixels.features.shape[1]
-            cell_numbers = channels * (channels + mapper.num_classes)
+        reads = METRICS[mapper.metric].reads
+        channels = (class_scores(pixels) if reads == "logits" else pixels.features).shape[1]
+        cell_numbers = channels * (mapper.num_classes if reads == "logits" else channels + mapper.num_classes)
         device = torch.device(mapper.device or pixels.features.device)
         height, width = pixels.labels.shape[1:]
-        return cls((height, width), patch_size, stride, cell_numbers, device.type == "cpu")
+        return cls((height, width), patch_size, stride, reads, channels, cell_numbers, device.type == "cpu")
 
     @property
     def cell(self) -> Size:
@@ -336,7 +221,13 @@ class _Grid:
         """The stride in cells."""
         return self.stride[0] // self.cell[0], self.stride[1] // self.cell[1]
 
-    def strips(self, batches: Batches) -> list[slice]:
+    @property
+    def columns(self) -> int:
+        """The pixel columns up to the end of the last patch."""
+        count = (self.image_size[1] - self.patch_size[1]) // self.stride[1] + 1
+        return (count - 1) * self.stride[1] + self.patch_size[1]
+
+    def strips(self, source: "_Source") -> list[slice]:
         """The pixel rows of strips of the map, so that the cells of a strip are few enough to be held at a time.
 
         Strips share the cells of patches that overlap: where a strip that fits into cache would have more of those
@@ -344,10 +235,10 @@ class _Grid:
         """
         count = (self.image_size[0] - self.patch_size[0]) // self.stride[0] + 1
         row_numbers = self.numbers(slice(0, self.cell[0]))
-        if isinstance(batches, Iterator):
+        if source.once:
             rows = count
         else:
-            budgets = [CACHE_NUMBERS] if self.on_cpu and _length(batches) == 1 else []
+            budgets = [CACHE_NUMBERS] if self.on_cpu and source.length == 1 else []
             for budget in (*budgets, MEMORY_NUMBERS):
                 rows = max(1, (budget // row_numbers - self.window[0]) // self.step[0] + 1)
                 if rows * self.step[0] >= self.window[0]:
@@ -361,7 +252,7 @@ class _Grid:
 
     def numbers(self, rows: slice) -> int:
         """How many the cells of these pixel rows hold."""
-        return (rows.stop - rows.start) // self.cell[0] * (self.image_size[1] // self.cell[1]) * self.cell_numbers
+        return (rows.stop - rows.start) // self.cell[0] * (self.columns // self.cell[1]) * self.cell_numbers
 
     def groups(self, pixels: Pixels) -> list[Pixels]:
         """So many images at a time that the cells of all of them are few enough."""
@@ -369,20 +260,56 @@ class _Grid:
         budget = CACHE_NUMBERS if self.on_cpu else MEMORY_NUMBERS
         return pixels.split(max(1, budget // self.numbers(slice(0, self.image_size[0]))))
 
-    def read(self, batches: Batches, rows: slice) -> Iterator[Pixels]:
-        """These rows of every batch."""
-        if isinstance(batches, FeatureFolder):
-            yield from batches.rows(rows)
-        else:
-            for pixels in as_pixels(batches):
-                self.check(pixels)
-                yield pixels.rows(rows)
+    def read(self, source: "_Source", rows: slice) -> Iterator[Pixels]:
+        """What the metric reads of every batch: one tensor, these rows, the columns that patches reach."""
+        for pixels in source.rows(rows, self.check):
+            read = class_scores(pixels) if self.reads == "logits" else pixels.features
+            read = read[..., : self.columns]
+            yield replace(pixels, features=read, labels=pixels.labels[..., : self.columns], logits=read)
 
     def check(self, pixels: Pixels) -> None:
-        """Raises where a batch does not have the size of the first."""
-        if pixels.labels.shape[1:] != self.image_size:
-            sizes = f"{list(pixels.labels.shape[1:])} pixels, the first batch {list(self.image_size)}"
-            raise ValueError(f"{pixels.name or 'a batch'} has {sizes}: a map needs images of one size")
+        """Raises where a batch has not the size or the channels of the first."""
+        read = class_scores(pixels) if self.reads == "logits" else pixels.features
+        found, expected = (read.shape[1], *pixels.labels.shape[1:]), (self.channels, *self.image_size)
+        if found != expected:
+            shapes = f"{list(found)} channels, rows and columns, the first batch {list(expected)}"
+            raise ValueError(f"{pixels.name or 'a batch'} has {shapes}: a map needs images of one size")
+
+
+class _Source:
+    """The batches of a data set, pass after pass; the first goes on where the look at the first batch left off."""
+
+    def __init__(self, target: Batches) -> None:
+        self._target, stream = target, as_pixels(target)
+        first = next(stream, None)
+        if first is None:
+            raise ValueError("no batch of pixels: the data set is empty")
+        self.first, self.once = first, isinstance(target, Iterator)
+        self._stream: Iterator[Pixels] | None = chain([first], stream)
+        self._images: int | None = None
+        self.length: int | None = None
+        with suppress(TypeError):  # a stream may have `__len__` and no length
+            self.length = len(target)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[Pixels]:
+        stream, self._stream = self._stream or as_pixels(self._target), None
+        images = 0
+        for pixels in stream:
+            images += len(pixels.labels)
+            yield pixels
+        if self._images not in (None, images):
+            counts = f"{self._images} images at first and {images} when they were read again"
+            raise ValueError(f"the batches held {counts}: give batches that can be read again")
+        self._images = images
+
+    def rows(self, rows: slice, check: Callable[[Pixels], None]) -> Iterator[Pixels]:
+        """These rows of every batch; of files no others are read."""
+        if isinstance(self._target, FeatureFolder):  # which knows that its files are alike
+            yield from self._target.rows(rows)
+        else:
+            for pixels in self:
+                check(pixels)
+                yield pixels.rows(rows)
 
 
 def transferability_map(
@@ -451,19 +378,19 @@ def transferability_map(
 
 
 def _pair(size: int | Size) -> Size:
-    return (size, size) if isinstance(size, int) else size
-
-
-def _length(batches: Batches) -> int | None:
-    return len(batches) if isinstance(batches, Sized) else None
+    height, width = size if isinstance(size, tuple) else (size, size)
+    return operator.index(height), operator.index(width)
 
 
 def _gathered(stream: Iterator[Pixels], most: int) -> Iterator[list[Pixels]]:
     """Groups of batches of at most so many numbers of features, or of a single batch."""
     group: list[Pixels] = []
+    numbers = 0
     for pixels in stream:
-        if group and sum(member.features.numel() for member in (*group, pixels)) > most:
+        numbers += pixels.features.numel()
+        if group and numbers > most:
             yield group
-            group = []
+            group, numbers = [], pixels.features.numel()
         group.append(pixels)
-    yield group
+    if group:
+        yield group
