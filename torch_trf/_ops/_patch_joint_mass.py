@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Float64, Int64, Integer
 from torch import Tensor
 
-from ._patches import check_pixels, class_index, fault_columns, patch_shape, patches
+from ._patches import check_pixels, class_index, fault_columns, patch_shape, patches, with_an_image
 from ._registration import define, run
 
 
@@ -82,8 +82,7 @@ def patch_joint_mass_reference(
     hard: bool,
 ) -> tuple[Tensor, ...]:
     """The op in plain PyTorch: what every kernel must agree with, and what runs where there is none."""
-    if pool_batch and len(logits) == 0:  # no image pools to the same as an image without labels
-        logits, labels, ignore_index = logits.new_zeros(1, *logits.shape[1:]), labels.new_zeros(1, *labels.shape[1:]), 0
+    logits, labels, ignore_index = with_an_image(logits, labels, ignore_index, pool_batch)
     cell = (cell_height, cell_width)
     label = patches(labels.unsqueeze(1), cell, cell, pool_batch).squeeze(0)
     index, bad = class_index(label, num_classes, ignore_index)

@@ -7,7 +7,7 @@ from jaxtyping import Float, Float64, Int64, Integer
 from torch import Tensor
 
 from ._patch_joint_mass import prediction
-from ._patches import check_pixels, class_index, fault_columns, patch_shape, patches
+from ._patches import check_pixels, class_index, fault_columns, patch_shape, patches, with_an_image
 from ._registration import define, run
 
 
@@ -87,8 +87,7 @@ def patch_log_likelihood_reference(
     ignore_index: int,
 ) -> tuple[Tensor, ...]:
     """The op in plain PyTorch: what every kernel must agree with, and what runs where there is none."""
-    if pool_batch and len(logits) == 0:  # no image pools to the same as an image without labels
-        logits, labels, ignore_index = logits.new_zeros(1, *logits.shape[1:]), labels.new_zeros(1, *labels.shape[1:]), 0
+    logits, labels, ignore_index = with_an_image(logits, labels, ignore_index, pool_batch)
     patch, stride = (patch_height, patch_width), (stride_height, stride_width)
     label = patches(labels.unsqueeze(1), patch, stride, pool_batch).squeeze(0)
     index, bad = class_index(label, target_given_source.shape[-2], ignore_index)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Float64, Int64, Integer
 from torch import Tensor
 
-from ._patches import check_pixels, class_index, fault_columns, patch_shape, patches
+from ._patches import check_pixels, class_index, fault_columns, patch_shape, patches, with_an_image
 from ._registration import define, run
 
 
@@ -75,10 +75,7 @@ def patch_moments_reference(
     ignore_index: int,
 ) -> tuple[Tensor, ...]:
     """The op in plain PyTorch: what every kernel must agree with, and what runs where there is none."""
-    if pool_batch and len(features) == 0:  # no image pools to the same as an image without labels
-        features = features.new_zeros(1, *features.shape[1:])
-        labels = labels.new_zeros(1, *labels.shape[1:])
-        ignore_index = 0
+    features, labels, ignore_index = with_an_image(features, labels, ignore_index, pool_batch)
     cell = (cell_height, cell_width)
     x = patches(features.to(torch.float64), cell, cell, pool_batch).movedim(0, -1)
     label = patches(labels.unsqueeze(1), cell, cell, pool_batch).squeeze(0)

@@ -58,6 +58,13 @@ def patches(images: Tensor, patch: Size, stride: Size, pool_batch: bool) -> Tens
     return windows.transpose(0, 1).flatten(4)
 
 
+def with_an_image(images: Tensor, labels: Tensor, ignore_index: int, pool_batch: bool) -> tuple[Tensor, Tensor, int]:
+    """Where no image is pooled, one image of ignored pixels in its place, and the label to ignore."""
+    if not pool_batch or len(images) > 0:
+        return images, labels, ignore_index
+    return images.new_zeros(1, *images.shape[1:]), labels.new_zeros(1, *labels.shape[1:]), 0
+
+
 def class_index(
     labels: Integer[Tensor, "*grid"], num_classes: int, ignore_index: int
 ) -> tuple[Int64[Tensor, "*grid"], Bool[Tensor, "*grid"]]:
