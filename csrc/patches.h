@@ -1,5 +1,5 @@
-// What the kernels over patches share, on the CPU and on CUDA: where the pixels of a patch lie, which of them count, and
-// the tensors that receive the sums. The schemas, the meaning of each output and the references are in torch_trf/_ops.
+// What the kernels over patches share, on the CPU and on CUDA: where the pixels of a patch lie, which of them count,
+// and the tensors that receive the sums. The schemas, the meaning of each output and the references are in torch_trf/_ops.
 #pragma once
 
 #include <algorithm>

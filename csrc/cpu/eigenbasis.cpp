@@ -51,8 +51,8 @@ bool is_unfinished(const double* matrix, int64_t channels) {
   return unfinished;
 }
 
-// One sweep over all pairs p > q of axes of the lower triangle `[D, D, kLanes]` and the rows `[K, D, kLanes]`. The angle
-// that makes entry (p, q) zero is that of Golub and Van Loan, "Matrix Computations", 4th edition, algorithm 8.5.1.
+// One sweep over all pairs p > q of axes of the lower triangle `[D, D, kLanes]` and the rows `[K, D, kLanes]`. The
+// angle that makes entry (p, q) zero is that of Golub and Van Loan, "Matrix Computations", 4th edition, algorithm 8.5.1.
 TORCH_TRF_VECTORISED
 void sweep(double* matrix, double* rows, int64_t channels, int64_t num_rows) {
   const auto entry = [&](int64_t i, int64_t j) { return matrix + (i * channels + j) * kLanes; };
@@ -112,7 +112,8 @@ std::tuple<Tensor, Tensor> eigenbasis(const Tensor& matrix, const Tensor& rows) 
       for (int64_t l = 0; l < kLanes; ++l) {
         const bool used = l < lanes;  // the others hold zeros
         scale[l] = used ? scale_of(all_matrices + (first + l) * area, area) : 1;
-        for (int64_t i = 0; i < area; ++i) a[i * kLanes + l] = used ? all_matrices[(first + l) * area + i] / scale[l] : 0;
+        for (int64_t i = 0; i < area; ++i)
+          a[i * kLanes + l] = used ? all_matrices[(first + l) * area + i] / scale[l] : 0;
       }
       // Rows of zeros stay what they are: classes that none of these patches has.
       int64_t filled = 0;

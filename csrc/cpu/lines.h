@@ -34,7 +34,8 @@ class Reader {
  public:
   Reader(const Tensor& features, const Tensor& labels, const Geometry& geometry)
       : features_(features.const_data_ptr()), labels_(labels.const_data_ptr()), geometry_(geometry) {
-    dispatch_features(features, [&](auto* type) { copy_features_ = &copy<std::remove_pointer_t<decltype(type)>, double>; });
+    dispatch_features(features,
+                      [&](auto* type) { copy_features_ = &copy<std::remove_pointer_t<decltype(type)>, double>; });
     dispatch_labels(labels, [&](auto* type) { copy_labels_ = &copy<std::remove_pointer_t<decltype(type)>, int64_t>; });
   }
 

@@ -24,8 +24,8 @@ struct Sums {
   double *class_sum, *gram, *third_moment, *fourth_moment;
 };
 
-// Adds the products of the rows of a tile with its channels: out[i][j] += Σ_t rows[i][t] rows[j][t]. The first rows are
-// the channels; of their products those on and below the diagonal are needed, and no block above it is computed. Every
+// Adds the products of the rows of a tile with its channels: out[i][j] += Σ_t rows[i][t] rows[j][t]. The first rows
+// are the channels; of their products those on and below the diagonal are needed, and no block above it is computed. Every
 // row that is loaded serves several products, so that the processor waits for arithmetic and not for its cache.
 TORCH_TRF_VECTORISED
 void add_products(const double* rows, int64_t stride, int64_t pixels, int64_t num_rows, int64_t channels,

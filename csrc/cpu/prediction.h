@@ -62,7 +62,8 @@ inline void soften(double* logits, int64_t classes, int64_t count, double* large
 
 // The class of largest logit, the lowest-numbered one where several are equal; `check` is the sum of the logits.
 TORCH_TRF_VECTORISED
-inline void choose(const double* logits, int64_t classes, int64_t count, double* largest, double* check, int64_t* best) {
+inline void choose(const double* logits, int64_t classes, int64_t count, double* largest, double* check,
+                   int64_t* best) {
   for (int64_t t = 0; t < count; ++t) {
     largest[t] = check[t] = logits[t];
     best[t] = 0;

@@ -1,13 +1,13 @@
-// Moments of at most 32 channels, in one read of the features. Every sum of a patch is an entry of A Aᵀ, where A has a
-// column for each of its pixels and, as rows, the features around the origin, their squared norm, and 1 for the pixels
+// Moments of at most 32 channels, in one read of the features. Every sum of a patch is an entry of A Aᵀ, where A has
+// a column for each of its pixels and, as rows, the features around the origin, their squared norm, and 1 for the pixels
 // of the class at hand: features x features is the Gram matrix, norm x features the third moment, norm x norm the
 // fourth, and the last row holds that class's sum and count, until a pixel of another class comes and they move to
 // their place in the output. Labels are alike where pixels are close, so that this is rare.
 //
 // A tile is brought into shared memory as it is, while the tile before is summed: a warp takes 16 pixels of one patch,
 // four at a time, so that a lane holds one pixel and every eighth row of A. There each value is converted and moved to
-// the origin once, and serves both A and Aᵀ; the lower triangle of A Aᵀ, in blocks of 8 x 8, stays in registers until
-// the unit ends.
+// the origin once, and serves both A and Aᵀ; the lower triangle of A Aᵀ, in blocks of 8 x 8, stays in registers
+// until the unit ends.
 //
 // With 19 channels a pixel is 76 bytes of float32 and costs 6 x 64 products for A Aᵀ and some 60 operations more, all
 // in double precision: on an H100 the arithmetic takes about as long as the memory, and runs beside it.
