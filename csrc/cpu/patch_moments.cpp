@@ -19,6 +19,7 @@ constexpr int64_t kMostSpan = 256;         // columns read at a time
 constexpr int64_t kTilePixels = 80;        // of one patch; fewer where the patch has fewer
 constexpr int64_t kTileNumbers = 1 << 16;  // of all tiles of a unit together: 512 KiB
 constexpr int64_t kLeft = 4, kRight = 2;   // rows multiplied at a time
+constexpr int64_t kLanes = 8;              // of the widest vectors
 
 struct Sums {
   double *class_sum, *gram, *third_moment, *fourth_moment;
@@ -111,7 +112,7 @@ class Tiles {
         line_label_(kMostSpan) {}
 
   // Rows of the tiles side by side would meet in the same sets of the cache without some space between them.
-  static int64_t row_stride(int64_t pixels) { return (pixels + 7) / 8 * 8 + 8; }
+  static int64_t row_stride(int64_t pixels) { return (pixels + kLanes - 1) / kLanes * kLanes + kLanes; }
 
   bool has_room_for(const Band& band) const { return filled_ + band.rows * band.width <= pixels_; }
 
@@ -134,15 +135,15 @@ class Tiles {
 
   // Adds the tile of the unit's patch j to its sums.
   void add(int64_t j, const Sums& sums) {
-    const int64_t channels = g_.channels, *const label = label_.data() + j * pixels_;
+    const int64_t channels = g_.channels, length = stride_ - kLanes, *const label = label_.data() + j * pixels_;
     rows_.assign(values_.begin() + j * channels * stride_, values_.begin() + (j + 1) * channels * stride_);
     rows_.resize((channels + 1) * stride_);
     out_.clear();
     for (int64_t d = 0; d < channels; ++d) out_.push_back(sums.gram + d * channels);
     out_.push_back(sums.third_moment);
-    for (int64_t t = 0; t < stride_; ++t)
+    for (int64_t t = 0; t < length; ++t)
       if (t >= filled_ || label[t] < 0) leave_out(t);
-    square_norms(rows_.data(), stride_, stride_, channels, rows_.data() + channels * stride_);
+    square_norms(rows_.data(), stride_, length, channels, rows_.data() + channels * stride_);
     for (int64_t t = 0; t < filled_; ++t) {
       if (label[t] < 0) continue;
       if (!std::isfinite(rows_[channels * stride_ + t])) {
@@ -161,11 +162,11 @@ class Tiles {
       }
       rows_[row * stride_ + t] = 1;
     }
-    *sums.fourth_moment += sum_of_squares(rows_.data() + channels * stride_, stride_);
+    *sums.fourth_moment += sum_of_squares(rows_.data() + channels * stride_, length);
     spare_.resize(channels);
     while (out_.size() % kLeft != 0) out_.push_back(spare_.data());
     rows_.resize(out_.size() * stride_);
-    add_products(rows_.data(), stride_, stride_, out_.size(), channels, out_.data());
+    add_products(rows_.data(), stride_, length, out_.size(), channels, out_.data());
     for (const int64_t k : met_) row_of_class_[k] = 0;
     met_.clear();
   }
