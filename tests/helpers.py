@@ -5,6 +5,7 @@ import subprocess
 import sys
 from functools import partial
 
+import pytest
 import torch
 from hypothesis import strategies as st
 
@@ -14,6 +15,7 @@ from torch_trf.statistics import JointMass, LogLikelihood, Moments
 IGNORED = 250
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 LABEL_DTYPES = [torch.int64, torch.int32, torch.uint8]
+every_pool = pytest.mark.parametrize("pool_batch", [True, False], ids=["dataset", "image"])
 LAYOUTS = {  # the same values with other strides
     "contiguous": lambda t: t,
     "rows": lambda t: t.movedim(1, -1).contiguous().movedim(-1, 1),

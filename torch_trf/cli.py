@@ -200,7 +200,8 @@ def _map(options: Namespace) -> None:
     pictures = [] if options.images is None else natural_files(Path(options.images))
     if pictures and len(pictures) != len(target):
         raise ValueError(f"--images {options.images} holds {len(pictures)} files for {len(target)} images of features")
-    check_pictures(pictures, target.image_size())
+    if pictures:
+        check_pictures(pictures, target.image_size())
     num_classes = _num_classes(target, options.num_classes, options.ignore_index, "--num_classes")
     given = {key: value for key, value in vars(options).items() if key in Mapper.__dataclass_fields__}
     given |= {"num_classes": num_classes, "device": _device(options.device), "progress": True}

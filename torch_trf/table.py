@@ -33,6 +33,14 @@ class Metric:
     function: Callable[[Any, Any], Tensor]
     unit: str
 
+    def read(self, pixels: Pixels) -> Tensor:
+        """The tensor of a batch that the metric reads.
+
+        Raises:
+            ValueError: class scores that are missing.
+        """
+        return class_scores(pixels) if self.reads == "logits" else pixels.features
+
 
 METRICS: dict[str, Metric] = {
     "leep": Metric(("soft_mass", "log_likelihood"), "logits", lambda x, _: functions.leep(x), "nats"),

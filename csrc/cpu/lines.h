@@ -80,8 +80,6 @@ class Units {
 
   int64_t count() const { return g_.patches / g_.patch_columns * blocks_ * g_.chunks; }
 
-  int64_t most_patches() const { return side_by_side_; }
-
   Unit operator[](int64_t index) const {
     const int64_t block = index / g_.chunks % blocks_, row = index / g_.chunks / blocks_;
     const int64_t first = block * side_by_side_;
@@ -108,15 +106,21 @@ class Units {
   int64_t most_span_, side_by_side_, blocks_;
 };
 
+// A row of faults for each patch, without any.
+inline void clear_faults(int64_t* faults, int64_t patches) {
+  for (int64_t j = 0; j < patches; ++j) {
+    faults[j * kFaults + kBadLabels] = faults[j * kFaults + kNonFinite] = 0;
+    faults[j * kFaults + kLeastBadLabel] = INT64_MAX;
+    faults[j * kFaults + kLargestBadLabel] = INT64_MIN;
+  }
+}
+
 // What the labels of a unit say, patch by patch: how many pixels count, in each of `columns` columns, and the faults.
 class Tally {
  public:
   Tally(const Geometry& geometry, int64_t patches, int64_t columns)
       : g_(geometry), columns_(columns), counts_(patches * columns), faults_(patches * kFaults) {
-    for (int64_t j = 0; j < patches; ++j) {
-      faults_[j * kFaults + kLeastBadLabel] = INT64_MAX;
-      faults_[j * kFaults + kLargestBadLabel] = INT64_MIN;
-    }
+    clear_faults(faults_.data(), patches);
   }
 
   // The class of a pixel of the unit's patch j, -1 where it has none.
@@ -157,11 +161,7 @@ class Tally {
 // No faults yet, for every patch.
 inline Tensor make_faults(const Tensor& like, const Geometry& g) {
   Tensor faults = make_rows(like, g, false, {kFaults}, ScalarType::Long);
-  int64_t* const values = static_cast<int64_t*>(faults.mutable_data_ptr());
-  for (int64_t patch = 0; patch < g.patches; ++patch) {
-    values[patch * kFaults + kLeastBadLabel] = INT64_MAX;
-    values[patch * kFaults + kLargestBadLabel] = INT64_MIN;
-  }
+  clear_faults(static_cast<int64_t*>(faults.mutable_data_ptr()), g.patches);
   return faults;
 }
 

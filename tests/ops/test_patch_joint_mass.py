@@ -16,6 +16,7 @@ from ..helpers import (
     assert_close,
     assert_matches_reference,
     assert_same_bits,
+    every_pool,
     faulty_images,
 )
 
@@ -31,7 +32,6 @@ SHAPES = {  # B, Z, H, W and the cell
     "several chunks": (2, 3, 130, 129, 130, 129),
 }
 assert_matches = partial(assert_matches_reference, patch_joint_mass, patch_joint_mass_reference)
-every_pool = pytest.mark.parametrize("pool_batch", [True, False], ids=["dataset", "image"])
 both_masses = pytest.mark.parametrize("hard", [True, False], ids=["hard", "soft"])
 
 

@@ -14,6 +14,7 @@ from ..helpers import (
     assert_close,
     assert_matches_reference,
     assert_same_bits,
+    every_pool,
     faulty_images,
 )
 
@@ -30,7 +31,6 @@ WINDOWS = {  # B, Z, H, W, the window and the stride
     "many source classes": (1, 150, 4, 6, (2, 3), (2, 3)),
     "several chunks": (2, 3, 131, 129, (130, 129), (1, 129)),
 }
-every_pool = pytest.mark.parametrize("pool_batch", [True, False], ids=["dataset", "image"])
 
 
 def arguments(logits, labels, window, stride, pool_batch):

@@ -15,6 +15,7 @@ from ..helpers import (
     LAYOUTS,
     assert_matches_reference,
     assert_same_bits,
+    every_pool,
     faulty_images,
 )
 
@@ -31,7 +32,6 @@ SHAPES = {  # B, D, H, W and the cell
     "several chunks": (2, 2, 130, 129, 130, 129),
 }
 assert_matches = partial(assert_matches_reference, patch_moments, patch_moments_reference)
-every_pool = pytest.mark.parametrize("pool_batch", [True, False], ids=["dataset", "image"])
 
 
 @every_pool

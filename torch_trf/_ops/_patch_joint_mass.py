@@ -92,14 +92,7 @@ def patch_joint_mass_reference(
 
 
 def _shapes(
-    logits: Tensor,
-    labels: Tensor,
-    num_classes: int,
-    cell_height: int,
-    cell_width: int,
-    pool_batch: bool,
-    ignore_index: int,
-    hard: bool,
+    logits: Tensor, labels: Tensor, num_classes: int, cell_height: int, cell_width: int, pool_batch: bool, *_: object
 ) -> tuple[Tensor, ...]:
     cell = (cell_height, cell_width)
     grid = patch_shape(labels, cell, cell, pool_batch)

@@ -103,13 +103,7 @@ def patch_moments_reference(
 
 
 def _shapes(
-    features: Tensor,
-    labels: Tensor,
-    num_classes: int,
-    cell_height: int,
-    cell_width: int,
-    pool_batch: bool,
-    ignore_index: int,
+    features: Tensor, labels: Tensor, num_classes: int, cell_height: int, cell_width: int, pool_batch: bool, *_: object
 ) -> tuple[Tensor, ...]:
     cell, channels = (cell_height, cell_width), features.shape[1]
     grid = patch_shape(labels, cell, cell, pool_batch)

@@ -21,7 +21,7 @@ from ..metrics._hscore import RCOND
 from ..pixels import Pixels, as_images
 from ..score import Batches, as_pixels
 from ..statistics import Faults, Statistic
-from ..table import METRICS, MapMetricName, class_scores, statistic
+from ..table import METRICS, MapMetricName, Metric, statistic
 from ._transferability_map import Size, TransferabilityMap
 
 # How many numbers of statistics are held at a time: what fits into a CPU's cache where the pixels lie in memory, and
@@ -190,7 +190,7 @@ class _Grid:
     image_size: Size
     patch_size: Size
     stride: Size
-    reads: Literal["features", "logits"]
+    metric: Metric
     channels: int
     cell_numbers: int  # in the statistic of a cell
     on_cpu: bool
@@ -199,12 +199,12 @@ class _Grid:
     def of(cls, pixels: Pixels, mapper: Mapper) -> "_Grid":
         patch_size, stride = _pair(mapper.patch_size), _pair(mapper.stride or mapper.patch_size)
         patch_shape(pixels.labels, patch_size, stride, True)  # raises where no patch fits
-        reads = METRICS[mapper.metric].reads
-        channels = (class_scores(pixels) if reads == "logits" else pixels.features).shape[1]
-        cell_numbers = channels * (mapper.num_classes if reads == "logits" else channels + mapper.num_classes)
+        metric = METRICS[mapper.metric]
+        channels = metric.read(pixels).shape[1]
+        cell_numbers = channels * (mapper.num_classes if metric.reads == "logits" else channels + mapper.num_classes)
         device = torch.device(mapper.device or pixels.features.device)
         height, width = pixels.labels.shape[1:]
-        return cls((height, width), patch_size, stride, reads, channels, cell_numbers, device.type == "cpu")
+        return cls((height, width), patch_size, stride, metric, channels, cell_numbers, device.type == "cpu")
 
     @property
     def cell(self) -> Size:
@@ -263,14 +263,13 @@ class _Grid:
     def read(self, source: "_Source", rows: slice) -> Iterator[Pixels]:
         """What the metric reads of every batch: one tensor, these rows, the columns that patches reach."""
         for pixels in source.rows(rows, self.check):
-            read = class_scores(pixels) if self.reads == "logits" else pixels.features
-            read = read[..., : self.columns]
+            read = self.metric.read(pixels)[..., : self.columns]
             yield replace(pixels, features=read, labels=pixels.labels[..., : self.columns], logits=read)
 
     def check(self, pixels: Pixels) -> None:
         """Raises where a batch has not the size or the channels of the first."""
-        read = class_scores(pixels) if self.reads == "logits" else pixels.features
-        found, expected = (read.shape[1], *pixels.labels.shape[1:]), (self.channels, *self.image_size)
+        found = (self.metric.read(pixels).shape[1], *pixels.labels.shape[1:])
+        expected = (self.channels, *self.image_size)
         if found != expected:
             shapes = f"{list(found)} channels, rows and columns, the first batch {list(expected)}"
             raise ValueError(f"{pixels.name or 'a batch'} has {shapes}: a map needs images of one size")
@@ -340,7 +339,7 @@ def transferability_map(
         num_classes: K; the largest label plus one by default.
         ignore_index: label of the pixels to leave out.
         min_pixels: patches with fewer labelled pixels are not valid.
-        fill_value: what they hold.
+        fill_value: the value of patches that are not valid.
         absent_classes: as for `metrics.logme`.
         rcond: as for `metrics.hscore`.
 

@@ -42,7 +42,12 @@ class Faults(Statistic):
         non_finite: Bool[Tensor, "..."],
     ) -> "Faults":
         """The faults of pixels with these labels, where labels are bad and where features are not finite."""
-        return cls(*fault_columns(labels, bad, non_finite).unbind(-1))
+        return cls.from_columns(fault_columns(labels, bad, non_finite))
+
+    @classmethod
+    def from_columns(cls, columns: Int64[Tensor, "*batch 4"]) -> "Faults":
+        """The faults that an op over patches gives, in the order of the fields."""
+        return cls(*columns.unbind(-1))
 
     def _pool(self) -> "Faults":
         return type(self)(

@@ -54,7 +54,7 @@ class JointMass(Statistic):
         logits, labels = as_images(logits, labels)
         height, width = cell or labels.shape[1:]
         sums = patch_joint_mass(logits, labels, num_classes, height, width, pool_batch, ignore_index, hard)
-        joint_mass = cls(sums.mass, Faults(*sums.faults.unbind(-1)))
+        joint_mass = cls(sums.mass, Faults.from_columns(sums.faults))
         joint_mass.faults.check_on_cpu(num_classes, ignore_index)
         return joint_mass if cell else joint_mass._of_whole_images()
 

@@ -70,7 +70,7 @@ class LogLikelihood(Statistic):
         grid = patch_shape(labels, patch, steps, pool_batch)
         target_given_source = target_given_source.expand(*grid, -1, -1)
         sums = patch_log_likelihood(logits, labels, target_given_source, *patch, *steps, pool_batch, ignore_index)
-        log_likelihood = cls(*sums[:-1], Faults(*sums.faults.unbind(-1)))
+        log_likelihood = cls(*sums[:-1], Faults.from_columns(sums.faults))
         log_likelihood.faults.check_on_cpu(num_classes, ignore_index)
         return log_likelihood if patch_size else log_likelihood._of_whole_images()
 

@@ -63,7 +63,7 @@ class Moments(Statistic):
         features, labels = as_images(features, labels)
         height, width = cell or labels.shape[1:]
         sums = patch_moments(features, labels, num_classes, height, width, pool_batch, ignore_index)
-        moments = cls(*sums[:-1], Faults(*sums.faults.unbind(-1)))
+        moments = cls(*sums[:-1], Faults.from_columns(sums.faults))
         moments.faults.check_on_cpu(num_classes, ignore_index)
         return moments if cell else moments._of_whole_images()
 
