@@ -1,70 +1,141 @@
-"""The exact optimal coupling, by network simplex."""
+"""The exact optimal coupling: POT's network simplex over all pairs of pixels, or over those that turn out to matter."""
 
 import io
+import math
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float64, Int64
 from torch import Tensor
+from tqdm import tqdm
 
-from ..statistics import Faults, JointMass
+from ._costs import c_transform, reduced_costs
+from ._coupling import Coupling
+from ._problem import Problem
 
-MAX_ITERATIONS = 100_000_000  # of the simplex; POT's default of 100,000 is too few for 10,000 pixels
-MARGINAL_TOLERANCE = 1e-9  # L1, far above rounding and far below a pixel's weight
+DENSE_PIXELS = 1000  # up to so many on either side the simplex is given all pairs at once
+NEAREST = 8  # pairs of each pixel that are tried first, and pairs that are added for each that was missed
+FEASIBLE = 1e-10  # reduced costs, in units of the mean cost, that count as none; far above rounding
+MAX_PIVOTS = 100_000_000  # of the simplex; POT's default of 100,000 is too few for 10,000 pixels
+MAX_ROUNDS = 1000
+LOST_MASS = 1e-9  # L1, far above rounding and far below a pixel's weight
 
 
-def joint_label_mass(
-    source_features: Float[Tensor, "N D"],
-    source_labels: Int64[Tensor, "N"],
-    target_features: Float[Tensor, "M D"],
-    target_labels: Int64[Tensor, "M"],
+def exact_coupling(
+    problem: Problem,
+    source_labels: Int64[Tensor, "problems N"],
+    target_labels: Int64[Tensor, "problems M"],
     *,
     num_classes: int,
     num_source_classes: int,
-) -> JointMass:
-    r"""The mass that an optimal coupling of source and target pixels moves between their classes.
-
-    $$ \min_P \sum_{ij} P_{ij} \lVert x_i - x'_j \rVert^2 \quad \text{with} \quad P 1 = 1/N, \; P^\top 1 = 1/M,
-       \; P \ge 0 $$
-
-    solved exactly by POT's network simplex on the CPU, in double precision. Features on another device are copied to
-    the host. Memory: about 24 bytes for each pair of pixels. Where features repeat, the optimal coupling is not unique
-    and the mass may depend on the order of the pixels.
-
-    Args:
-        source_features: `[N, D]`, finite.
-        source_labels: `[N]`, in `[0, Z)`.
-        target_features: `[M, D]`, finite.
-        target_labels: `[M]`, in `[0, K)`.
-        num_classes: K, the number of target classes.
-        num_source_classes: Z.
-
-    Returns:
-        `[K, Z]`, which sums to 1; on the target features' device.
+    progress: bool,
+) -> Coupling:
+    """Exact couplings, a problem a thread; on the CPU, in double precision.
 
     Raises:
         RuntimeError: the simplex did not end with a coupling.
-
-    Example:
-        >>> x, y = torch.tensor([[0.0], [5.0]]), torch.tensor([0, 1])
-        >>> joint_label_mass(x, y, x + 1, y, num_classes=2, num_source_classes=2).mass.tolist()
-        [[0.5, 0.0], [0.0, 0.5]]
     """
+    problem = problem.to("cpu")
+    source_labels, target_labels = source_labels.cpu(), target_labels.cpu()
+
+    def solve(index: int) -> Coupling:
+        source_drawn, target_drawn = source_labels[index] >= 0, target_labels[index] >= 0
+        source, target = problem.source[index][source_drawn], problem.target[index][target_drawn]
+        plan, target_potential, rounds = _solve(source, target)
+        (source_index, target_index), flow = plan.indices(), plan.values()
+        classes = target_labels[index][target_drawn][target_index] * num_source_classes
+        classes += source_labels[index][source_drawn][source_index]
+        mass = torch.bincount(classes, flow, num_classes * num_source_classes)
+        cost = (flow * (source[source_index] - target[target_index]).square().sum(-1)).sum()
+        error = sum(
+            (torch.bincount(along, flow, count) - 1 / count).abs().sum()
+            for along, count in ((source_index, len(source)), (target_index, len(target)))
+        )
+        potential = target.new_zeros(len(target_drawn)).masked_scatter(target_drawn, target_potential)
+        return Coupling(
+            mass.reshape(1, num_classes, num_source_classes),
+            cost[None],
+            potential[None],
+            error[None],
+            torch.tensor([rounds]),
+        )
+
+    with warnings.catch_warnings(), ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        warnings.simplefilter("ignore")  # what POT warns of becomes an error
+        couplings = threads.map(solve, range(len(problem.unit)))
+        shown = tqdm(couplings, "coupling", len(problem.unit), unit="problem", disable=not progress)
+        return Coupling.cat(list(shown))
+
+
+def _solve(
+    source: Float64[Tensor, "N E"], target: Float64[Tensor, "M E"]
+) -> tuple[Tensor, Float64[Tensor, "M"], int]:
+    """The optimal plan (sparse), its target potential, and how many times the simplex ran.
+
+    Where there are many pixels, the simplex is given few pairs: those nearest by the potentials of a problem with half
+    the pixels, solved likewise. Its own potentials then tell which other pairs would lower the cost; these are added
+    until there are none, and the plan is optimal over all pairs.
+    """
+    if max(len(source), len(target)) <= DENSE_PIXELS:
+        zeros = source.new_zeros(len(source)), target.new_zeros(len(target))
+        plan, _, target_potential = _simplex(torch.cat([rows for _, rows in reduced_costs(source, target, *zeros)]))
+        return plan.to_sparse(), target_potential, 1
+    target_potential = _solve(source[::2], target[::2])[1]
+    source_potential = c_transform(source, target[::2], target_potential)
+    target_potential = c_transform(target, source, source_potential)
+    mirrored = _nearest(target, source, target_potential, source_potential)
+    pairs = torch.cat(
+        [
+            _feasible(len(source), len(target)),
+            _nearest(source, target, source_potential, target_potential),
+            mirrored % len(source) * len(target) + mirrored // len(source),
+        ]
+    ).unique()
+    for rounds in range(1, MAX_ROUNDS):
+        ends = torch.stack([pairs // len(target), pairs % len(target)])
+        costs = (source[ends[0]] - target[ends[1]]).square().sum(-1)
+        plan, source_potential, target_potential = _simplex(
+            torch.sparse_coo_tensor(ends, costs, (len(source), len(target)), is_coalesced=True)
+        )
+        missed = _nearest(source, target, source_potential, target_potential, below=-FEASIBLE)
+        if not len(missed):
+            return plan.coalesce(), target_potential, rounds
+        pairs = torch.cat([pairs, missed]).unique()
+    raise RuntimeError(f"the exact coupling was not found in {MAX_ROUNDS} rounds")
+
+
+def _simplex(costs: Tensor) -> tuple[Tensor, Float64[Tensor, "N"], Float64[Tensor, "M"]]:
+    """The best plan over the pairs that have a cost, and its potentials."""
     with redirect_stdout(io.StringIO()):  # POT imports KeOps, which prints that it found no GPU
         import ot
 
-    source, target = (features.to("cpu", torch.float64).numpy() for features in (source_features, target_features))
-    cost = ot.dist(source, target, metric="sqeuclidean")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the log holds what POT warns of, and it becomes an error
-        plan, log = ot.emd([], [], cost, numItermax=MAX_ITERATIONS, log=True)
-    coupling = torch.from_numpy(plan).to_sparse()
-    total_error = abs(float(coupling.values().sum()) - 1)
-    if log["warning"] is not None or not total_error <= MARGINAL_TOLERANCE:
-        raise RuntimeError(f"the exact coupling was not found: {log['warning']}, its mass is off by {total_error:.2g}")
-    source_index, target_index = coupling.indices()
-    mass = torch.zeros(num_classes, num_source_classes, dtype=torch.float64)
-    classes = (target_labels.to("cpu")[target_index], source_labels.to("cpu")[source_index])
-    mass.index_put_(classes, coupling.values(), accumulate=True)
-    return JointMass(mass, Faults.none()).to(target_features.device)
+    weights = [torch.full((count,), 1 / count, dtype=torch.float64) for count in costs.shape]
+    plan, log = ot.emd(*weights, costs, numItermax=MAX_PIVOTS, log=True)
+    error = abs(float(plan.sum()) - 1)
+    if log["warning"] is not None or not error <= LOST_MASS:
+        raise RuntimeError(f"the exact coupling was not found: {log['warning']}, its mass is off by {error:.2g}")
+    return plan, log["u"], log["v"]
+
+
+def _feasible(sources: int, targets: int) -> Int64[Tensor, "pairs"]:
+    """Pairs that suffice for some coupling: where mass goes that is moved in the order of the pixels."""
+    moved = torch.cat([torch.arange(sources) * targets, torch.arange(targets) * sources]).unique()
+    return moved // targets * targets + moved // sources
+
+
+def _nearest(
+    source: Float64[Tensor, "N E"],
+    target: Float64[Tensor, "M E"],
+    source_potential: Float64[Tensor, "N"],
+    target_potential: Float64[Tensor, "M"],
+    below: float = math.inf,
+) -> Int64[Tensor, "pairs"]:
+    """For each source the targets of least reduced cost, of those below a bound."""
+    found = []
+    for rows, costs in reduced_costs(source, target, source_potential, target_potential):
+        some = torch.arange(rows.start, rows.stop)[costs.amin(-1) < below]
+        least, nearest = costs[some - rows.start].topk(min(NEAREST, len(target)), largest=False, sorted=False)
+        found.append((some.unsqueeze(-1) * len(target) + nearest)[least < below])
+    return torch.cat(found)

@@ -1,0 +1,52 @@
+"""Squared distances between all source and target points less their potentials, a few rows at a time."""
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+CHUNK_NUMBERS = 2**22  # of a matrix of costs, held at a time
+
+
+def reduced_costs(
+    source: Float64[Tensor, "*batch N E"],
+    target: Float64[Tensor, "*batch M E"],
+    source_potential: Float64[Tensor, "*batch N"],
+    target_potential: Float64[Tensor, "*batch M"],
+) -> Iterator[tuple[slice, Float64[Tensor, "*batch rows M"]]]:
+    r"""Rows of $\lVert x_i - x'_j \rVert^2 - f_i - g_j$, each with the slice of sources it is for.
+
+    One matrix product gives them, of points with two more coordinates. None is negative where the potentials are
+    feasible, and where a coupling is optimal it moves mass along zeros alone.
+
+    Example:
+        >>> points, zero = torch.tensor([[0.0], [3.0]], dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
+        >>> [rows.tolist() for _, rows in reduced_costs(points, points, zero, zero)]
+        [[[0.0, 9.0], [9.0, 0.0]]]
+    """
+    left = torch.stack([source.square().sum(-1) - source_potential, torch.ones_like(source_potential)], -1)
+    right = torch.stack([torch.ones_like(target_potential), target.square().sum(-1) - target_potential], -1)
+    left, right = torch.cat([-2 * source, left], -1), torch.cat([target, right], -1).mT
+    count = max(1, CHUNK_NUMBERS // right[..., 0, :].numel())
+    for start in range(0, source.shape[-2], count):
+        rows = slice(start, min(start + count, source.shape[-2]))
+        yield rows, left[..., rows, :] @ right
+
+
+def c_transform(
+    source: Float64[Tensor, "*batch N E"],
+    target: Float64[Tensor, "*batch M E"],
+    target_potential: Float64[Tensor, "*batch M"],
+) -> Float64[Tensor, "*batch N"]:
+    r"""The largest source potential that is feasible beside a target potential, $f_i = \min_j c(x_i, x'_j) - g_j$.
+
+    Example:
+        >>> points = torch.tensor([[0.0], [3.0]], dtype=torch.float64)
+        >>> c_transform(points, points, torch.tensor([1.0, 0.0], dtype=torch.float64)).tolist()
+        [-1.0, 0.0]
+
+    Source: C. Villani, "Optimal transport: old and new", 2009, definition 5.2.
+    """
+    zero = torch.zeros_like(source[..., 0])
+    return torch.cat([rows.amin(-1) for _, rows in reduced_costs(source, target, zero, target_potential)], -1)

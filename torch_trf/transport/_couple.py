@@ -1,0 +1,124 @@
+"""Couplings of pixel samples, for OTCE and JC-OTCE."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+
+from ..statistics import PixelSample
+from ._joint_label_mass import JointLabelMass, joint_label_mass
+
+JC_GAMMA = 0.5  # Tan et al., TNNLS 2024
+
+
+def couple(
+    source: PixelSample,
+    target: PixelSample,
+    *,
+    num_classes: int,
+    num_source_classes: int,
+    gamma: float = 1.0,
+    **solver_options: Any,
+) -> JointLabelMass:
+    r"""The label mass of optimal couplings of pixel samples.
+
+    The ground cost of a source pixel x of class z and a target pixel x' of class y is
+
+    $$ \gamma \lVert x - x' \rVert^2 + (1 - \gamma) \, W(y, z) $$
+
+    with W the `label_distances`. OTCE is `metrics.otce` of it with gamma = 1, JC-OTCE with gamma = 0.5.
+
+    Args:
+        source: pixels of the source data set, seen through the source model.
+        target: pixels of the target data set, seen through the same model. Leading dimensions are samples of their own,
+            those of the source are expanded to them.
+        num_classes: K, the number of target classes.
+        num_source_classes: Z, the number of source classes.
+        gamma: share of the features in the ground cost, above 0 and at most 1.
+        **solver_options: solver, epsilon, relative_epsilon, tolerance, max_iterations, strict and progress of
+            `joint_label_mass`; for W, too.
+
+    Raises:
+        ValueError: as `joint_label_mass`, or gamma out of its range.
+        ConvergenceError: as `joint_label_mass`.
+
+    Example:
+        >>> x, y = torch.tensor([[0.0], [5.0]]), torch.tensor([0, 1])
+        >>> sample = PixelSample.from_pixels(x, y, size=2, num_classes=2)
+        >>> couple(sample, sample, num_classes=2, num_source_classes=2, gamma=0.5).mass.tolist()
+        [[[0.5, 0.0], [0.0, 0.5]]]
+
+    Source: Y. Tan et al., "Transferability-guided cross-domain cross-task transfer learning", TNNLS 2024 (JC-OTCE).
+    """
+    if not 0 < gamma <= 1:
+        raise ValueError(f"gamma must be above 0 and at most 1, not {gamma}")
+    options = {"num_classes": num_classes, "num_source_classes": num_source_classes, **solver_options}
+    batch = target.batch_shape
+    pixels = (
+        source.features.expand(*batch, *source.features.shape[-2:]),
+        source.labels.expand(*batch, source.labels.shape[-1]),
+        target.features,
+        target.labels,
+    )
+    if gamma == 1:
+        return joint_label_mass(*pixels, **options)
+    label_cost = (1 - gamma) * label_distances(*pixels, **options)
+    features = (gamma**0.5 * pixels[0], gamma**0.5 * pixels[2])
+    return joint_label_mass(features[0], pixels[1], features[1], pixels[3], label_cost=label_cost, **options)
+
+
+def label_distances(
+    source_features: Float[Tensor, "*batch N D"],
+    source_labels: Int64[Tensor, "*batch N"],
+    target_features: Float[Tensor, "*batch M D"],
+    target_labels: Int64[Tensor, "*batch M"],
+    *,
+    num_classes: int,
+    num_source_classes: int,
+    **solver_options: Any,
+) -> Float64[Tensor, "*batch K Z"]:
+    r"""How far the pixels of a target class lie from those of a source class: the cost of their optimal coupling.
+
+    Args:
+        source_features: `[..., N, D]`, finite where the label is not negative.
+        source_labels: `[..., N]`, in `[0, Z)`; negative for no pixel.
+        target_features: `[..., M, D]`, likewise.
+        target_labels: `[..., M]`, in `[0, K)`; negative for no pixel.
+        num_classes: K.
+        num_source_classes: Z.
+        **solver_options: as for `joint_label_mass`.
+
+    Returns:
+        `[..., K, Z]`, squared distances in units of the features; 0 for a class without pixels.
+
+    Raises:
+        ValueError: as `joint_label_mass`.
+        ConvergenceError: as `joint_label_mass`.
+
+    Example:
+        >>> x, y = torch.tensor([[0.0], [5.0]]), torch.tensor([0, 1])
+        >>> label_distances(x, y, x + 1, y, num_classes=2, num_source_classes=2).tolist()
+        [[1.0, 16.0], [36.0, 1.0]]
+    """
+    of_class = torch.arange(num_source_classes, device=source_labels.device).unsqueeze(-1)
+    source_labels = source_labels.unsqueeze(-2)
+    source_labels = torch.where(source_labels == of_class, source_labels, -1)  # [..., Z, N]: a problem for each class
+    source_features = source_features.unsqueeze(-3).expand(*source_labels.shape, source_features.shape[-1])
+    target_features = target_features.unsqueeze(-3).expand(
+        *source_labels.shape[:-1], *target_features.shape[-2:]
+    )
+    target_labels = target_labels.unsqueeze(-2).expand(*source_labels.shape[:-1], target_labels.shape[-1])
+    rows = [
+        joint_label_mass(
+            source_features,
+            source_labels,
+            target_features,
+            torch.where(target_labels == target_class, target_labels, -1),
+            num_classes=num_classes,
+            num_source_classes=num_source_classes,
+            **solver_options,
+        ).cost
+        for target_class in range(num_classes)
+    ]
+    return torch.stack(rows, -2).nan_to_num(0)

@@ -1,0 +1,36 @@
+"""What a solver finds."""
+
+from dataclasses import dataclass, fields
+
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Coupling:
+    """Couplings of problems side by side, as far as anybody asks; costs in each problem's unit.
+
+    Attributes:
+        mass: that the coupling moves between target and source classes.
+        cost: of the coupling.
+        target_potential: a dual potential; with its c-transform it bounds the least cost from below.
+        marginal_error: L1 distance of the found plan's row sums from the source weights plus that of its column sums
+            from the target weights, before it is rounded to a coupling.
+        iterations: how many the solver took.
+    """
+
+    mass: Float64[Tensor, "problems K Z"]
+    cost: Float64[Tensor, "problems"]
+    target_potential: Float64[Tensor, "problems M"]
+    marginal_error: Float64[Tensor, "problems"]
+    iterations: Int64[Tensor, "problems"]
+
+    @classmethod
+    def cat(cls, couplings: "list[Coupling]") -> "Coupling":
+        """The couplings of all problems."""
+        return cls(*(torch.cat([getattr(part, field.name) for part in couplings]) for field in fields(cls)))
+
+    def to(self, device: torch.device) -> "Coupling":
+        """The same couplings on `device`."""
+        return Coupling(*(getattr(self, field.name).to(device) for field in fields(self)))

@@ -1,0 +1,285 @@
+"""The label mass that an optimal coupling moves, with the proof of how optimal it is."""
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Bool, Float, Float64, Int64
+from torch import Tensor
+
+from ..statistics import Faults, JointMass
+from ._costs import c_transform
+from ._coupling import Coupling
+from ._exact import exact_coupling
+from ._problem import Problem
+from ._sinkhorn import sinkhorn_coupling
+
+Solver = Literal["auto", "exact", "sinkhorn"]
+
+EXACT_PIXELS = 10_000  # a side; larger problems, and all on a GPU, go to Sinkhorn unless the exact solver is asked for
+EPSILON = 0.005  # of the mean cost
+TOLERANCE = 1e-3
+MAX_ITERATIONS = 10_000
+
+
+class ConvergenceWarning(UserWarning):
+    """A coupling is not as good as was asked for."""
+
+
+class ConvergenceError(RuntimeError):
+    """As `ConvergenceWarning`, where only converged couplings were wanted."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class JointLabelMass:
+    """What an optimal coupling of source and target pixels says of their labels, and how far it can be trusted.
+
+    Attributes:
+        mass: that the coupling moves between target classes (first) and source classes (second); it sums to 1, and its
+            margins are the shares of the classes. 0 where a side has no pixel.
+        cost: of the coupling, squared distances in units of the features, with what labels cost; NaN without pixels.
+        duality_gap: by how much, at most, the cost is above the least one; in the same units.
+        marginal_error: sum of the L1 distances of the plan's row and column sums from the pixels' weights, before it
+            was rounded to a coupling.
+        epsilon: of the entropic coupling, in the units of the cost; 0 of an exact one.
+        iterations: of Sinkhorn at the last epsilon; of the exact solver, how many times the simplex ran.
+        converged: whether the marginal error is within the tolerance.
+        solver: "exact" or "sinkhorn".
+    """
+
+    mass: Float64[Tensor, "*batch K Z"]
+    cost: Float64[Tensor, "*batch"]
+    duality_gap: Float64[Tensor, "*batch"]
+    marginal_error: Float64[Tensor, "*batch"]
+    epsilon: Float64[Tensor, "*batch"]
+    iterations: Int64[Tensor, "*batch"]
+    converged: Bool[Tensor, "*batch"]
+    solver: str
+
+    @property
+    def joint_mass(self) -> JointMass:
+        """The mass as a statistic, for `metrics.nce`."""
+        none = Faults.none().to(self.mass.device)
+        return JointMass(self.mass, none._map(lambda tensor: tensor.expand(self.cost.shape)))
+
+
+def joint_label_mass(
+    source_features: Float[Tensor, "*batch N D"],
+    source_labels: Int64[Tensor, "*batch N"],
+    target_features: Float[Tensor, "*batch M D"],
+    target_labels: Int64[Tensor, "*batch M"],
+    *,
+    num_classes: int | None = None,
+    num_source_classes: int | None = None,
+    label_cost: Float64[Tensor, "*batch K Z"] | None = None,
+    solver: Solver = "auto",
+    epsilon: float = EPSILON,
+    relative_epsilon: bool = True,
+    tolerance: float = TOLERANCE,
+    max_iterations: int = MAX_ITERATIONS,
+    strict: bool = False,
+    progress: bool = False,
+) -> JointLabelMass:
+    r"""The mass that an optimal coupling of source and target pixels moves between their classes.
+
+    $$ \min_P \sum_{ij} P_{ij} \lVert x_i - x'_j \rVert^2 \quad \text{with} \quad P 1 = 1/N, \; P^\top 1 = 1/M,
+       \; P \ge 0; \qquad p = Y_t^\top P^\top Y_s $$
+
+    with Y the one-hot labels. Leading dimensions are problems of their own; where they differ in size, fill the places
+    up with pixels labelled -1. Solvers:
+
+    - "exact": POT's network simplex on the CPU, in double precision, several problems at a time in threads. It is given
+      the pairs of pixels that may matter, not all of them, and ends when no other pair could lower the cost. Memory:
+      some hundred numbers a pixel. Where features repeat, the optimal coupling is not unique, and the mass may depend
+      on the order of the pixels.
+    - "sinkhorn": entropic, $\min_P \langle P, C \rangle + \varepsilon \, \mathrm{KL}(P, ab^\top)$, where the features
+      are. GeomLoss lowers epsilon to its value, then over-relaxed iterations go on until the marginals hold, and the
+      plan is rounded to a coupling. Matrices of all pairs where they fit into memory, KeOps where they do not. Features
+      of double precision are computed with in double precision, others in single precision, whose marginal error ends
+      at about 1e-6 (KeOps: 1e-4).
+    - "auto": exact on the CPU up to 10,000 pixels a side, sinkhorn otherwise; the result says which.
+
+    All work on features without gradient: nothing is differentiable here.
+
+    Args:
+        source_features: `[..., N, D]`, finite; where the label is negative they are not read.
+        source_labels: `[..., N]`, in `[0, Z)`; negative for no pixel.
+        target_features: `[..., M, D]`, likewise.
+        target_labels: `[..., M]`, in `[0, K)`; negative for no pixel.
+        num_classes: K, the number of target classes; the largest target label plus one by default.
+        num_source_classes: Z; the largest source label plus one by default.
+        label_cost: `[..., K, Z]`, at least 0, is added to the squared distance of pixels of these classes.
+        solver: "auto", "exact" or "sinkhorn".
+        epsilon: strength of the entropy for sinkhorn. Smaller is nearer to the exact coupling and takes longer.
+        relative_epsilon: whether epsilon is a share of the mean cost over all pairs, or in units of the cost.
+        tolerance: of the marginal error, the L1 distances of row and column sums from the weights of the pixels
+            (which sum to 1).
+        max_iterations: of sinkhorn at the last epsilon.
+        strict: whether a coupling that did not converge is an error instead of a warning.
+        progress: whether to show a progress bar over problems.
+
+    Returns:
+        Mass `[..., K, Z]`, cost and diagnostics, on the target features' device.
+
+    Raises:
+        ValueError: shapes that do not belong together, labels outside the classes, features that are NaN, infinite or
+            so large that squared distances overflow, or options out of their range.
+        ConvergenceError: strict, and a marginal error above the tolerance.
+        RuntimeError: the exact coupling was not found.
+
+    Example:
+        >>> x, y = torch.tensor([[0.0], [5.0]]), torch.tensor([0, 1])
+        >>> found = joint_label_mass(x, y, x + 1, y)
+        >>> found.mass.tolist(), found.cost.item(), found.solver
+        ([[0.5, 0.0], [0.0, 0.5]], 1.0, 'exact')
+
+    Sources: N. Bonneel et al., "Displacement interpolation using Lagrangian mass transport", 2011 (network simplex);
+    M. Cuturi, "Sinkhorn distances", NeurIPS 2013; J. Feydy, "Geometric data analysis, beyond convolutions", 2020,
+    chapter 3 (annealing).
+    """
+    _check_options(solver, epsilon, tolerance, max_iterations)
+    batch = _check_shapes(source_features, source_labels, target_features, target_labels)
+    num_classes = _check_labels(target_labels, num_classes, "target")
+    num_source_classes = _check_labels(source_labels, num_source_classes, "source")
+    _check_finite(source_features, source_labels, "source")
+    _check_finite(target_features, target_labels, "target")
+    shape = (*batch, num_classes, num_source_classes)
+    if label_cost is not None and label_cost.shape != shape:
+        raise ValueError(f"label_cost {list(label_cost.shape)} must be {list(shape)}: target classes, source classes")
+
+    device = target_features.device
+    source, target = _packed(source_features, source_labels), _packed(target_features, target_labels)
+    present = (source[1] >= 0).any(-1) & (target[1] >= 0).any(-1)
+    costs = None if label_cost is None else label_cost.reshape(-1, *shape[-2:])[present]
+    source, target = [x[present] for x in source], [x[present] for x in target]
+    most = max(source[1].shape[-1], target[1].shape[-1])
+    if solver == "auto":
+        solver = "exact" if device.type == "cpu" and most <= EXACT_PIXELS else "sinkhorn"
+
+    problem = Problem.of(*source, *target, costs)
+    if not problem.unit.isfinite().all():
+        raise ValueError("the features are so large that their squared distances exceed double precision")
+    share = torch.full_like(problem.unit, epsilon) / (1 if relative_epsilon else problem.unit)
+    classes = {"num_classes": num_classes, "num_source_classes": num_source_classes, "progress": progress}
+    if solver == "exact":
+        share = torch.zeros_like(share)
+        found = exact_coupling(problem, source[1], target[1], **classes).to(device)
+    else:
+        found = sinkhorn_coupling(
+            problem,
+            source[1],
+            target[1],
+            epsilon=share,
+            tolerance=tolerance,
+            max_iterations=max_iterations,
+            dtype=torch.promote_types(source_features.dtype, target_features.dtype),
+            **classes,
+        )
+    gap = (found.cost - _dual(problem, found.target_potential)).clamp(min=0)
+    converged = found.marginal_error <= tolerance
+    if not converged.all():
+        _say_not_converged(found, converged, epsilon, relative_epsilon, tolerance, strict)
+
+    def spread(values: Tensor, fill: float) -> Tensor:
+        """Back to all entries: those that a side without pixels leaves out hold `fill`."""
+        full = values.new_full((len(present), *values.shape[1:]), fill)
+        full[present] = values
+        return full.reshape((*batch, *values.shape[1:]))
+
+    return JointLabelMass(
+        mass=spread(found.mass, 0),
+        cost=spread((found.cost - problem.surplus) * problem.unit, math.nan),
+        duality_gap=spread(gap * problem.unit, math.nan),
+        marginal_error=spread(found.marginal_error, 0),
+        epsilon=spread(share * problem.unit, math.nan),
+        iterations=spread(found.iterations, 0),
+        converged=spread(converged, True),
+        solver=solver,
+    )
+
+
+def _dual(problem: Problem, target_potential: Float64[Tensor, "p M"]) -> Float64[Tensor, "p"]:
+    """A lower bound of every coupling's cost: the dual value of a target potential and its c-transform."""
+    is_pixel = problem.target_weight > 0
+    target_value = (problem.target_weight * target_potential).sum(-1)
+    potential = c_transform(problem.source, problem.target, target_potential.where(is_pixel, -math.inf))
+    return target_value + (problem.source_weight * potential).sum(-1)
+
+
+def _packed(features: Tensor, labels: Tensor) -> list[Tensor]:
+    """Problems along one dimension, pixels first, with as many places as the largest has pixels."""
+    features, labels = features.reshape(-1, *features.shape[-2:]).detach(), labels.reshape(-1, labels.shape[-1])
+    places = int((labels >= 0).sum(-1).max())
+    if places < labels.shape[-1]:
+        first = (labels < 0).to(torch.uint8).argsort(dim=-1, stable=True)[:, :places]
+        features, labels = features.take_along_dim(first.unsqueeze(-1), 1), labels.take_along_dim(first, 1)
+    return [features, labels]
+
+
+def _say_not_converged(
+    found: Coupling,
+    converged: Bool[Tensor, "p"],
+    epsilon: float,
+    relative_epsilon: bool,
+    tolerance: float,
+    strict: bool,
+) -> None:
+    failed = int((~converged).sum())
+    which = "the coupling" if len(converged) == 1 else f"{failed:,} of {len(converged):,} couplings"
+    share = " of the mean cost" if relative_epsilon else ""
+    message = (
+        f"{which} did not converge: after {int(found.iterations.max()):,} Sinkhorn iterations at epsilon = {epsilon:g}"
+        f"{share} the marginals are off by {float(found.marginal_error.max()):.2g} in L1, more than the tolerance"
+        f" {tolerance:g}; allow more iterations, or a larger epsilon"
+    )
+    if strict:
+        raise ConvergenceError(message)
+    warnings.warn(message, ConvergenceWarning, stacklevel=3)
+
+
+def _check_options(solver: str, epsilon: float, tolerance: float, max_iterations: int) -> None:
+    if solver not in get_args(Solver):
+        raise ValueError(f"solver: {solver!r} is none of {', '.join(get_args(Solver))}")
+    for name, value in (("epsilon", epsilon), ("tolerance", tolerance)):
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} must be above 0 and finite, not {value}")
+    if max_iterations < 1:
+        raise ValueError(f"max_iterations must be at least 1, not {max_iterations}")
+
+
+def _check_shapes(
+    source_features: Tensor, source_labels: Tensor, target_features: Tensor, target_labels: Tensor
+) -> torch.Size:
+    batch = target_labels.shape[:-1]
+    for side, features, labels in (
+        ("source", source_features, source_labels),
+        ("target", target_features, target_labels),
+    ):
+        if features.shape[:-1] != labels.shape or labels.shape[:-1] != batch or not labels.dim():
+            shapes = f"{side} features {list(features.shape)} and labels {list(labels.shape)}"
+            raise ValueError(f"{shapes}: expected {[*batch, 'pixels', 'channels']} and {[*batch, 'pixels']}")
+        if features.numel() == 0:
+            raise ValueError(f"{side} features {list(features.shape)} hold no pixel")
+    if source_features.shape[-1] != target_features.shape[-1]:
+        raise ValueError(
+            f"source features of {source_features.shape[-1]} channels, target features of {target_features.shape[-1]}:"
+            " both data sets must be seen through the same model"
+        )
+    if source_features.device != target_features.device:
+        devices = f"source features are on {source_features.device}, target features on {target_features.device}"
+        raise ValueError(f"{devices}: put them on one device")
+    return batch
+
+
+def _check_labels(labels: Tensor, num_classes: int | None, side: str) -> int:
+    largest = int(labels.max())
+    if num_classes is not None and largest >= num_classes:
+        raise ValueError(f"{side} label {largest} is outside [0, {num_classes})")
+    return max(largest + 1, 1) if num_classes is None else num_classes
+
+
+def _check_finite(features: Tensor, labels: Tensor, side: str) -> None:
+    if bad := int((~features.isfinite().all(-1) & (labels >= 0)).sum()):
+        raise ValueError(f"{side} features of {bad:,} labelled pixels are NaN or infinite")

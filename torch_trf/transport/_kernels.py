@@ -1,0 +1,136 @@
+r"""Sums over the plan $P_{ij} = a_i b_j \exp(f_i + g_j - \lVert x_i - x'_j \rVert^2)$ of dual potentials f and g.
+
+Costs and potentials are in units of epsilon. Two ways: with a matrix of all pairs in memory, and with none.
+"""
+
+import io
+from contextlib import redirect_stdout
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from ._costs import reduced_costs
+from ._problem import Problem
+
+FAR = 20.0  # potentials that far from the absorbed ones, in units of epsilon, would soon leave single precision
+NO_PIXEL = -1e6  # an exponent whose exponential is 0; KeOps cannot be given an infinite one
+
+
+class DenseKernel:
+    """Keeps the plan of absorbed potentials, so that a sum over the plan of others is one product with a matrix.
+
+    Args:
+        problem: in units of epsilon.
+        target_potential: to begin with.
+        dtype: of the matrix.
+    """
+
+    def __init__(self, problem: Problem, target_potential: Float64[Tensor, "p M"], dtype: torch.dtype) -> None:
+        self._problem, self._dtype = problem, dtype
+        self._absorb(target_potential)
+
+    def follow(self, target_potential: Float64[Tensor, "p M"]) -> None:
+        """Absorbs potentials that have moved far; waits for the device."""
+        if (target_potential - self._target_potential).abs().amax() > FAR:
+            self._absorb(target_potential)
+
+    def source_potential(self, target_potential: Float64[Tensor, "p M"]) -> Float64[Tensor, "p N"]:
+        """The source potential that makes the rows of the plan sum to the source weights."""
+        total = self._rows_times((target_potential - self._target_potential).exp().unsqueeze(-1)).squeeze(-1)
+        return self._source_potential - self._log(total)
+
+    def target_potential(self, source_potential: Float64[Tensor, "p N"]) -> Float64[Tensor, "p M"]:
+        """The target potential that makes the columns of the plan sum to the target weights."""
+        factor = self._source_factor(source_potential).unsqueeze(-2).to(self._dtype)
+        total = (factor @ self._rows).squeeze(-2).to(torch.float64)
+        weight = self._problem.target_weight
+        return self._target_potential + torch.where(weight > 0, weight.log() - self._log(total), 0)
+
+    def plan_times(
+        self,
+        source_potential: Float64[Tensor, "p N"],
+        target_potential: Float64[Tensor, "p M"],
+        values: Float64[Tensor, "p M c"],
+    ) -> Float64[Tensor, "p N c"]:
+        """The product of the plan and a matrix."""
+        right = (target_potential - self._target_potential).exp().unsqueeze(-1) * values
+        return self._source_factor(source_potential).unsqueeze(-1) * self._rows_times(right)
+
+    def _absorb(self, target_potential: Float64[Tensor, "p M"]) -> None:
+        """Makes the matrix, in double precision; its rows sum to 1, so that no entry overflows."""
+        problem = self._problem
+        shape = (*problem.source_weight.shape, problem.target_weight.shape[-1])
+        self._rows = torch.empty(shape, dtype=self._dtype, device=problem.source.device)
+        self._source_potential = torch.zeros_like(problem.source_weight)
+        self._target_potential = target_potential
+        log_weight = problem.target_weight.log().unsqueeze(-2)
+        for rows, costs in reduced_costs(problem.source, problem.target, self._source_potential, target_potential):
+            plan = log_weight - costs
+            log_total = plan.logsumexp(-1)
+            self._rows[..., rows, :] = (plan - log_total.unsqueeze(-1)).exp()
+            self._source_potential[..., rows] = -log_total
+
+    def _source_factor(self, source_potential: Tensor) -> Float64[Tensor, "p N"]:
+        return self._problem.source_weight * (source_potential - self._source_potential).exp()
+
+    def _rows_times(self, values: Tensor) -> Float64[Tensor, "p N c"]:
+        return (self._rows @ values.to(self._dtype)).to(torch.float64)
+
+    def _log(self, total: Tensor) -> Tensor:
+        """The logarithm of a sum that may have underflown; the potential then makes a large step and no infinite one."""
+        return total.clamp(min=torch.finfo(self._dtype).tiny).log()
+
+
+class OnlineKernel:
+    """Computes the plan anew for every sum, through KeOps, in memory for the points alone; of a single problem.
+
+    Args:
+        problem: in units of epsilon; a leading dimension of 1.
+        dtype: of the sums.
+    """
+
+    def __init__(self, problem: Problem, dtype: torch.dtype) -> None:
+        with redirect_stdout(io.StringIO()):  # KeOps prints that it found no GPU
+            from pykeops.torch import Vi, Vj
+
+        self._vi, self._vj, self._dtype = Vi, Vj, dtype
+        self._source, self._target = problem.source[0].to(dtype), problem.target[0].to(dtype)
+        self._source_weight, self._target_weight = problem.source_weight[0], problem.target_weight[0]
+
+    def follow(self, target_potential: Float64[Tensor, "1 M"]) -> None:
+        """Nothing is absorbed."""
+
+    def source_potential(self, target_potential: Float64[Tensor, "1 M"]) -> Float64[Tensor, "1 N"]:
+        """As `DenseKernel.source_potential`."""
+        return self._soft_minimum(self._source, self._target, target_potential[0], self._target_weight)
+
+    def target_potential(self, source_potential: Float64[Tensor, "1 N"]) -> Float64[Tensor, "1 M"]:
+        """As `DenseKernel.target_potential`."""
+        return self._soft_minimum(self._target, self._source, source_potential[0], self._source_weight)
+
+    def plan_times(
+        self,
+        source_potential: Float64[Tensor, "1 N"],
+        target_potential: Float64[Tensor, "1 M"],
+        values: Float64[Tensor, "1 M c"],
+    ) -> Float64[Tensor, "1 N c"]:
+        """As `DenseKernel.plan_times`."""
+        left = self._vi(self._column(source_potential[0]))
+        right = self._vj(self._column(_weighted(target_potential[0], self._target_weight)))
+        rows = (left + right - self._vi(self._source).sqdist(self._vj(self._target))).exp()
+        summed = (rows * self._vj(values[0].to(self._dtype))).sum(1).to(torch.float64)
+        return (self._source_weight.unsqueeze(-1) * summed).unsqueeze(0)
+
+    def _soft_minimum(self, points: Tensor, others: Tensor, potential: Tensor, weight: Tensor) -> Tensor:
+        exponent = self._vj(self._column(_weighted(potential, weight)))
+        total = (exponent - self._vi(points).sqdist(self._vj(others))).logsumexp(1)
+        return -total.squeeze(-1).to(torch.float64).unsqueeze(0)
+
+    def _column(self, values: Tensor) -> Tensor:
+        return values.to(self._dtype).unsqueeze(-1)
+
+
+def _weighted(potential: Tensor, weight: Tensor) -> Tensor:
+    """The potential with the logarithm of the weight; what has no weight lies below every exponent."""
+    return torch.where(weight > 0, potential + weight.log(), NO_PIXEL)

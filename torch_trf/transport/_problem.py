@@ -1,0 +1,123 @@
+"""Transport problems side by side, each in units of its own."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Problem:
+    """Points and weights of transport problems, side by side.
+
+    Points are moved and scaled so that the mean cost over all pairs is 1 in each problem. What labels cost is written
+    as further coordinates: the squared distances between them are that cost and a surplus that every coupling pays.
+
+    Attributes:
+        source: points.
+        source_weight: equal for all pixels and 1 in sum; 0 where there is no pixel.
+        target: points.
+        target_weight: as of the source.
+        unit: cost, in units of the features squared, of what costs 1 here.
+        surplus: what every coupling pays too much.
+    """
+
+    source: Float64[Tensor, "*problems N E"]
+    source_weight: Float64[Tensor, "*problems N"]
+    target: Float64[Tensor, "*problems M E"]
+    target_weight: Float64[Tensor, "*problems M"]
+    unit: Float64[Tensor, "*problems"]
+    surplus: Float64[Tensor, "*problems"]
+
+    @classmethod
+    def of(
+        cls,
+        source_features: Float[Tensor, "problems N D"],
+        source_labels: Int64[Tensor, "problems N"],
+        target_features: Float[Tensor, "problems M D"],
+        target_labels: Int64[Tensor, "problems M"],
+        label_cost: Float64[Tensor, "problems K Z"] | None = None,
+    ) -> "Problem":
+        """Problems for the squared Euclidean distance plus what labels cost; a negative label stands for no pixel."""
+        weights = [_uniform(source_labels), _uniform(target_labels)]
+        points = [
+            features.to(torch.float64).where((weight > 0).unsqueeze(-1), 0)
+            for features, weight in zip((source_features, target_features), weights, strict=True)
+        ]
+        # Their mean in between; and a magnitude, because squares of very large or small features leave double precision.
+        centre = (_mean(points[0], weights[0]) + _mean(points[1], weights[1])).unsqueeze(-2) / 2
+        points = [(x - centre) * (weight > 0).unsqueeze(-1) for x, weight in zip(points, weights, strict=True)]
+        magnitude = torch.maximum(*(x.abs().amax((-2, -1)) for x in points))
+        if label_cost is not None:
+            magnitude = torch.maximum(magnitude, label_cost.amax((-2, -1)).sqrt())
+        magnitude = _or_one(magnitude)
+        points = [x / magnitude[:, None, None] for x in points]
+        surplus = torch.zeros_like(magnitude)
+        if label_cost is not None:
+            cost = label_cost / magnitude.square()[:, None, None]
+            coordinates = _label_coordinates(cost, source_labels, target_labels, weights[0])
+            surplus = sum(_mean_square(x, weight) for x, weight in zip(coordinates, weights, strict=True))
+            points = [torch.cat(pair, -1) for pair in zip(points, coordinates, strict=True)]
+        mean_square = sum(_mean_square(x, weight) for x, weight in zip(points, weights, strict=True))
+        means = [_mean(x, weight) for x, weight in zip(points, weights, strict=True)]
+        mean_cost = _or_one(mean_square - 2 * (means[0] * means[1]).sum(-1) - surplus)
+        scale = mean_cost.sqrt()[:, None, None]
+        return cls(
+            points[0] / scale,
+            weights[0],
+            points[1] / scale,
+            weights[1],
+            magnitude.square() * mean_cost,
+            surplus / mean_cost,
+        )
+
+    def __getitem__(self, index: Any) -> "Problem":
+        """Some of the problems."""
+        return self._map(lambda tensor: tensor[index])
+
+    def to(self, device: torch.device | str) -> "Problem":
+        """The same problems on `device`."""
+        return self._map(lambda tensor: tensor.to(device))
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> "Problem":
+        return Problem(*(function(getattr(self, field.name)) for field in fields(self)))
+
+
+def _uniform(labels: Int64[Tensor, "problems n"]) -> Float64[Tensor, "problems n"]:
+    is_pixel = (labels >= 0).to(torch.float64)
+    return is_pixel / is_pixel.sum(-1, keepdim=True).clamp(min=1)
+
+
+def _mean(points: Tensor, weight: Tensor) -> Float64[Tensor, "problems E"]:
+    return (weight.unsqueeze(-2) @ points).squeeze(-2)
+
+
+def _mean_square(points: Tensor, weight: Tensor) -> Float64[Tensor, "problems"]:
+    return (weight * points.square().sum(-1)).sum(-1)
+
+
+def _or_one(value: Float64[Tensor, "problems"]) -> Float64[Tensor, "problems"]:
+    """What can be divided by: problems in which nothing costs anything have any unit."""
+    return torch.where(value > 0, value, 1)
+
+
+def _label_coordinates(
+    cost: Float64[Tensor, "problems K Z"],
+    source_labels: Int64[Tensor, "problems N"],
+    target_labels: Int64[Tensor, "problems M"],
+    source_weight: Float64[Tensor, "problems N"],
+) -> tuple[Float64[Tensor, "problems N K"], Float64[Tensor, "problems M K"]]:
+    r"""Points p, q with $-2 \langle p_i, q_j \rangle = $ cost$[y_j, z_i]$, so that $\lVert p_i - q_j \rVert^2$ is the
+    cost plus a part for each pixel alone, which all couplings pay alike.
+    """
+    classes = cost.shape[-2]
+    per_class = torch.cat([cost.mT, cost.new_zeros(len(cost), 1, classes)], -2)  # the last row for no pixel
+    source = per_class.take_along_dim((source_labels % per_class.shape[-2]).unsqueeze(-1), -2) / -2
+    one_hot = torch.eye(classes + 1, classes, dtype=torch.float64, device=cost.device)
+    target = one_hot[target_labels % (classes + 1)]
+    # Of all ways to share a factor, the one with the least squares to be subtracted again.
+    share = _or_one(_mean_square(source, source_weight)).pow(0.25)[:, None, None]
+    return source / share, target * share
