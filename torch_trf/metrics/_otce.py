@@ -12,9 +12,9 @@ def otce(coupling: JointLabelMass) -> Float64[Tensor, "*batch"]:
 
     $$ \mathrm{OTCE} = -H(Y_t \mid Y_s) = \sum_{y,z} p(y, z) \ln p(y \mid z), \qquad p = Y_t^\top P^\top Y_s $$
 
-    with P an optimal coupling of source and target pixels (`transport.couple`) and Y their one-hot labels. Of a coupling
-    of features this is F-OTCE: the domain distance of the first OTCE is left out. Of one whose ground cost has label
-    distances in it, too, it is JC-OTCE.
+    with P an optimal coupling of source and target pixels (`transport.couple`) and Y their one-hot labels. Where the
+    ground cost is that of features alone, this is F-OTCE: the domain distance of the first OTCE is left out. Where it
+    holds label distances, too, this is JC-OTCE.
 
     Args:
         coupling: the label mass of couplings, with leading dimensions.

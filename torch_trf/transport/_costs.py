@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-CHUNK_NUMBERS = 2**22  # of a matrix of costs, held at a time
+CHUNK_NUMBERS = 2**20  # of a matrix of costs, held at a time
 
 
 def reduced_costs(
@@ -15,23 +15,26 @@ def reduced_costs(
     source_potential: Float64[Tensor, "*batch N"],
     target_potential: Float64[Tensor, "*batch M"],
 ) -> Iterator[tuple[slice, Float64[Tensor, "*batch rows M"]]]:
-    r"""Rows of $\lVert x_i - x'_j \rVert^2 - f_i - g_j$, each with the slice of sources it is for.
+    r"""Rows of $\lVert x_i - x'_j \rVert^2 - f_i - g_j$, with the slice of the sources they are for.
+
+    They lie in one piece of memory, which the next rows overwrite.
 
     One matrix product gives them, of points with two more coordinates. None is negative where the potentials are
     feasible, and where a coupling is optimal it moves mass along zeros alone.
 
     Example:
         >>> points, zero = torch.tensor([[0.0], [3.0]], dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
-        >>> [rows.tolist() for _, rows in reduced_costs(points, points, zero, zero)]
-        [[[0.0, 9.0], [9.0, 0.0]]]
+        >>> next(reduced_costs(points, points, zero, zero))[1].tolist()
+        [[0.0, 9.0], [9.0, 0.0]]
     """
     left = torch.stack([source.square().sum(-1) - source_potential, torch.ones_like(source_potential)], -1)
     right = torch.stack([torch.ones_like(target_potential), target.square().sum(-1) - target_potential], -1)
     left, right = torch.cat([-2 * source, left], -1), torch.cat([target, right], -1).mT
-    count = max(1, CHUNK_NUMBERS // right[..., 0, :].numel())
+    count = min(max(1, CHUNK_NUMBERS // right[..., 0, :].numel()), source.shape[-2])
+    chunk = right.new_empty(*right.shape[:-2], count, right.shape[-1])
     for start in range(0, source.shape[-2], count):
         rows = slice(start, min(start + count, source.shape[-2]))
-        yield rows, left[..., rows, :] @ right
+        yield rows, torch.matmul(left[..., rows, :], right, out=chunk[..., : rows.stop - start, :])
 
 
 def c_transform(

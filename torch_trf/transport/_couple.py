@@ -105,9 +105,7 @@ def label_distances(
     source_labels = source_labels.unsqueeze(-2)
     source_labels = torch.where(source_labels == of_class, source_labels, -1)  # [..., Z, N]: a problem for each class
     source_features = source_features.unsqueeze(-3).expand(*source_labels.shape, source_features.shape[-1])
-    target_features = target_features.unsqueeze(-3).expand(
-        *source_labels.shape[:-1], *target_features.shape[-2:]
-    )
+    target_features = target_features.unsqueeze(-3).expand(*source_labels.shape[:-1], *target_features.shape[-2:])
     target_labels = target_labels.unsqueeze(-2).expand(*source_labels.shape[:-1], target_labels.shape[-1])
     rows = [
         joint_label_mass(

@@ -1,10 +1,8 @@
 """The exact optimal coupling: POT's network simplex over all pairs of pixels, or over those that turn out to matter."""
 
-import io
 import math
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import redirect_stdout
 
 import torch
 from jaxtyping import Float64, Int64
@@ -13,6 +11,7 @@ from tqdm import tqdm
 
 from ._costs import c_transform, reduced_costs
 from ._coupling import Coupling
+from ._import import import_quietly
 from ._problem import Problem
 
 DENSE_PIXELS = 1000  # up to so many on either side the simplex is given all pairs at once
@@ -37,6 +36,7 @@ def exact_coupling(
     Raises:
         RuntimeError: the simplex did not end with a coupling.
     """
+    import_quietly("ot")  # before the threads need it
     problem = problem.to("cpu")
     source_labels, target_labels = source_labels.cpu(), target_labels.cpu()
 
@@ -49,10 +49,11 @@ def exact_coupling(
         classes += source_labels[index][source_drawn][source_index]
         mass = torch.bincount(classes, flow, num_classes * num_source_classes)
         cost = (flow * (source[source_index] - target[target_index]).square().sum(-1)).sum()
-        error = sum(
-            (torch.bincount(along, flow, count) - 1 / count).abs().sum()
-            for along, count in ((source_index, len(source)), (target_index, len(target)))
+        row_sums, column_sums = (
+            torch.bincount(source_index, flow, len(source)),
+            torch.bincount(target_index, flow, len(target)),
         )
+        error = (row_sums - 1 / len(source)).abs().sum() + (column_sums - 1 / len(target)).abs().sum()
         potential = target.new_zeros(len(target_drawn)).masked_scatter(target_drawn, target_potential)
         return Coupling(
             mass.reshape(1, num_classes, num_source_classes),
@@ -69,9 +70,7 @@ def exact_coupling(
         return Coupling.cat(list(shown))
 
 
-def _solve(
-    source: Float64[Tensor, "N E"], target: Float64[Tensor, "M E"]
-) -> tuple[Tensor, Float64[Tensor, "M"], int]:
+def _solve(source: Float64[Tensor, "N E"], target: Float64[Tensor, "M E"]) -> tuple[Tensor, Float64[Tensor, "M"], int]:
     """The optimal plan (sparse), its target potential, and how many times the simplex ran.
 
     Where there are many pixels, the simplex is given few pairs: those nearest by the potentials of a problem with half
@@ -80,7 +79,8 @@ def _solve(
     """
     if max(len(source), len(target)) <= DENSE_PIXELS:
         zeros = source.new_zeros(len(source)), target.new_zeros(len(target))
-        plan, _, target_potential = _simplex(torch.cat([rows for _, rows in reduced_costs(source, target, *zeros)]))
+        costs = torch.cat([rows.clone() for _, rows in reduced_costs(source, target, *zeros)])
+        plan, _, target_potential = _simplex(costs)
         return plan.to_sparse(), target_potential, 1
     target_potential = _solve(source[::2], target[::2])[1]
     source_potential = c_transform(source, target[::2], target_potential)
@@ -108,11 +108,8 @@ def _solve(
 
 def _simplex(costs: Tensor) -> tuple[Tensor, Float64[Tensor, "N"], Float64[Tensor, "M"]]:
     """The best plan over the pairs that have a cost, and its potentials."""
-    with redirect_stdout(io.StringIO()):  # POT imports KeOps, which prints that it found no GPU
-        import ot
-
     weights = [torch.full((count,), 1 / count, dtype=torch.float64) for count in costs.shape]
-    plan, log = ot.emd(*weights, costs, numItermax=MAX_PIVOTS, log=True)
+    plan, log = import_quietly("ot").emd(*weights, costs, numItermax=MAX_PIVOTS, log=True)
     error = abs(float(plan.sum()) - 1)
     if log["warning"] is not None or not error <= LOST_MASS:
         raise RuntimeError(f"the exact coupling was not found: {log['warning']}, its mass is off by {error:.2g}")

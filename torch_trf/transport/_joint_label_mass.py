@@ -153,19 +153,19 @@ def joint_label_mass(
     source, target = _packed(source_features, source_labels), _packed(target_features, target_labels)
     present = (source[1] >= 0).any(-1) & (target[1] >= 0).any(-1)
     costs = None if label_cost is None else label_cost.reshape(-1, *shape[-2:])[present]
-    source, target = [x[present] for x in source], [x[present] for x in target]
+    source, target = (source[0][present], source[1][present]), (target[0][present], target[1][present])
     most = max(source[1].shape[-1], target[1].shape[-1])
     if solver == "auto":
         solver = "exact" if device.type == "cpu" and most <= EXACT_PIXELS else "sinkhorn"
 
-    problem = Problem.of(*source, *target, costs)
+    problem = Problem.of(*source, *target, label_cost=costs)
     if not problem.unit.isfinite().all():
         raise ValueError("the features are so large that their squared distances exceed double precision")
     share = torch.full_like(problem.unit, epsilon) / (1 if relative_epsilon else problem.unit)
-    classes = {"num_classes": num_classes, "num_source_classes": num_source_classes, "progress": progress}
+    classes = {"num_classes": num_classes, "num_source_classes": num_source_classes}
     if solver == "exact":
         share = torch.zeros_like(share)
-        found = exact_coupling(problem, source[1], target[1], **classes).to(device)
+        found = exact_coupling(problem, source[1], target[1], **classes, progress=progress).to(device)
     else:
         found = sinkhorn_coupling(
             problem,
@@ -176,6 +176,7 @@ def joint_label_mass(
             max_iterations=max_iterations,
             dtype=torch.promote_types(source_features.dtype, target_features.dtype),
             **classes,
+            progress=progress,
         )
     gap = (found.cost - _dual(problem, found.target_potential)).clamp(min=0)
     converged = found.marginal_error <= tolerance
@@ -208,14 +209,14 @@ def _dual(problem: Problem, target_potential: Float64[Tensor, "p M"]) -> Float64
     return target_value + (problem.source_weight * potential).sum(-1)
 
 
-def _packed(features: Tensor, labels: Tensor) -> list[Tensor]:
+def _packed(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Problems along one dimension, pixels first, with as many places as the largest has pixels."""
     features, labels = features.reshape(-1, *features.shape[-2:]).detach(), labels.reshape(-1, labels.shape[-1])
     places = int((labels >= 0).sum(-1).max())
     if places < labels.shape[-1]:
         first = (labels < 0).to(torch.uint8).argsort(dim=-1, stable=True)[:, :places]
         features, labels = features.take_along_dim(first.unsqueeze(-1), 1), labels.take_along_dim(first, 1)
-    return [features, labels]
+    return features, labels
 
 
 def _say_not_converged(

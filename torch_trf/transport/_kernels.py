@@ -3,14 +3,12 @@ r"""Sums over the plan $P_{ij} = a_i b_j \exp(f_i + g_j - \lVert x_i - x'_j \rVe
 Costs and potentials are in units of epsilon. Two ways: with a matrix of all pairs in memory, and with none.
 """
 
-import io
-from contextlib import redirect_stdout
-
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
 from ._costs import reduced_costs
+from ._import import import_quietly
 from ._problem import Problem
 
 FAR = 20.0  # potentials that far from the absorbed ones, in units of epsilon, would soon leave single precision
@@ -78,7 +76,7 @@ class DenseKernel:
         return (self._rows @ values.to(self._dtype)).to(torch.float64)
 
     def _log(self, total: Tensor) -> Tensor:
-        """The logarithm of a sum that may have underflown; the potential then makes a large step and no infinite one."""
+        """The logarithm of a sum; where it underflows, the potential makes a large step and not an infinite one."""
         return total.clamp(min=torch.finfo(self._dtype).tiny).log()
 
 
@@ -91,10 +89,8 @@ class OnlineKernel:
     """
 
     def __init__(self, problem: Problem, dtype: torch.dtype) -> None:
-        with redirect_stdout(io.StringIO()):  # KeOps prints that it found no GPU
-            from pykeops.torch import Vi, Vj
-
-        self._vi, self._vj, self._dtype = Vi, Vj, dtype
+        keops = import_quietly("pykeops.torch")
+        self._vi, self._vj, self._dtype = keops.Vi, keops.Vj, dtype
         self._source, self._target = problem.source[0].to(dtype), problem.target[0].to(dtype)
         self._source_weight, self._target_weight = problem.source_weight[0], problem.target_weight[0]
 

@@ -1,6 +1,6 @@
 """Transport problems side by side, each in units of its own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -47,7 +47,7 @@ class Problem:
             features.to(torch.float64).where((weight > 0).unsqueeze(-1), 0)
             for features, weight in zip((source_features, target_features), weights, strict=True)
         ]
-        # Their mean in between; and a magnitude, because squares of very large or small features leave double precision.
+        # A magnitude first, because squares of very large or very small features leave double precision.
         centre = (_mean(points[0], weights[0]) + _mean(points[1], weights[1])).unsqueeze(-2) / 2
         points = [(x - centre) * (weight > 0).unsqueeze(-1) for x, weight in zip(points, weights, strict=True)]
         magnitude = torch.maximum(*(x.abs().amax((-2, -1)) for x in points))
@@ -59,11 +59,10 @@ class Problem:
         if label_cost is not None:
             cost = label_cost / magnitude.square()[:, None, None]
             coordinates = _label_coordinates(cost, source_labels, target_labels, weights[0])
-            surplus = sum(_mean_square(x, weight) for x, weight in zip(coordinates, weights, strict=True))
+            surplus = mean_squares(coordinates, weights)
             points = [torch.cat(pair, -1) for pair in zip(points, coordinates, strict=True)]
-        mean_square = sum(_mean_square(x, weight) for x, weight in zip(points, weights, strict=True))
-        means = [_mean(x, weight) for x, weight in zip(points, weights, strict=True)]
-        mean_cost = _or_one(mean_square - 2 * (means[0] * means[1]).sum(-1) - surplus)
+        inner = (_mean(points[0], weights[0]) * _mean(points[1], weights[1])).sum(-1)
+        mean_cost = _or_one(mean_squares(points, weights) - 2 * inner - surplus)
         scale = mean_cost.sqrt()[:, None, None]
         return cls(
             points[0] / scale,
@@ -95,8 +94,10 @@ def _mean(points: Tensor, weight: Tensor) -> Float64[Tensor, "problems E"]:
     return (weight.unsqueeze(-2) @ points).squeeze(-2)
 
 
-def _mean_square(points: Tensor, weight: Tensor) -> Float64[Tensor, "problems"]:
-    return (weight * points.square().sum(-1)).sum(-1)
+def mean_squares(points: Sequence[Tensor], weights: Sequence[Tensor]) -> Float64[Tensor, "problems"]:
+    """The mean square of the source points plus that of the target points."""
+    source, target = ((weight * x.square().sum(-1)).sum(-1) for x, weight in zip(points, weights, strict=True))
+    return source + target
 
 
 def _or_one(value: Float64[Tensor, "problems"]) -> Float64[Tensor, "problems"]:
@@ -110,8 +111,9 @@ def _label_coordinates(
     target_labels: Int64[Tensor, "problems M"],
     source_weight: Float64[Tensor, "problems N"],
 ) -> tuple[Float64[Tensor, "problems N K"], Float64[Tensor, "problems M K"]]:
-    r"""Points p, q with $-2 \langle p_i, q_j \rangle = $ cost$[y_j, z_i]$, so that $\lVert p_i - q_j \rVert^2$ is the
-    cost plus a part for each pixel alone, which all couplings pay alike.
+    r"""Points p, q of which $\lVert p_i - q_j \rVert^2$ is the cost of their labels and a part for either pixel alone.
+
+    That is $-2 \langle p_i, q_j \rangle = $ cost$[y_j, z_i]$; all couplings pay the parts of single pixels alike.
     """
     classes = cost.shape[-2]
     per_class = torch.cat([cost.mT, cost.new_zeros(len(cost), 1, classes)], -2)  # the last row for no pixel
@@ -119,5 +121,5 @@ def _label_coordinates(
     one_hot = torch.eye(classes + 1, classes, dtype=torch.float64, device=cost.device)
     target = one_hot[target_labels % (classes + 1)]
     # Of all ways to share a factor, the one with the least squares to be subtracted again.
-    share = _or_one(_mean_square(source, source_weight)).pow(0.25)[:, None, None]
+    share = _or_one((source_weight * source.square().sum(-1)).sum(-1)).pow(0.25)[:, None, None]
     return source / share, target * share

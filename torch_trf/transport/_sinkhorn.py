@@ -1,6 +1,6 @@
 """Entropic couplings: Sinkhorn's algorithm, annealed by GeomLoss, over-relaxed, and rounded to a coupling."""
 
-import io
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
@@ -12,8 +12,9 @@ from torch.nn.functional import one_hot
 from tqdm import tqdm
 
 from ._coupling import Coupling
+from ._import import import_quietly
 from ._kernels import DenseKernel, OnlineKernel
-from ._problem import Problem
+from ._problem import Problem, mean_squares
 
 DENSE_PAIRS = {"cpu": 2**27, "cuda": 2**29}  # in memory at a time; with GeomLoss's copies about 20 bytes each
 ANNEALING = 0.7  # ratio of the scales from the extent of the points down to epsilon
@@ -55,7 +56,11 @@ def sinkhorn_coupling(
     root = epsilon.sqrt()[:, None, None]
     in_epsilon = replace(problem, source=problem.source / root, target=problem.target / root)
     couplings = []
-    with tqdm(total=len(epsilon), desc="coupling", unit="problem", disable=not progress) as bar, _full_precision():
+    with (
+        tqdm(total=len(epsilon), desc="coupling", unit="problem", disable=not progress) as bar,
+        _full_precision(),
+        redirect_stdout(sys.stderr),  # where KeOps says what it compiles
+    ):
         for start in range(0, len(epsilon), max(1, limit // pairs)):
             some = slice(start, start + max(1, limit // pairs))
             couplings.append(
@@ -71,9 +76,7 @@ def sinkhorn_coupling(
             )
             bar.update(len(couplings[-1].cost))
     found = Coupling.cat(couplings)
-    return replace(
-        found, cost=found.cost * epsilon, target_potential=found.target_potential * epsilon.unsqueeze(-1)
-    )
+    return replace(found, cost=found.cost * epsilon, target_potential=found.target_potential * epsilon.unsqueeze(-1))
 
 
 def _couple(
@@ -88,16 +91,15 @@ def _couple(
 ) -> Coupling:
     r"""Couplings of problems in units of epsilon.
 
-    Sinkhorn's potentials f, g are over-relaxed: a step goes $\omega$ times as far as to the potential that satisfies
-    one side's marginals. From the rate $\lambda$ at which the marginal error falls follows that of the plain iteration,
-    $\theta = (\lambda + \omega - 1)^2 / (\lambda \omega^2)$, and from it the best $\omega = 2 / (1 + \sqrt{1-\theta})$
-    (Young's theory of successive over-relaxation, which Sinkhorn's iteration obeys near its end). Where the error grows,
-    the last good potentials are taken up again, with less relaxation.
+    The potentials are over-relaxed: a step goes $\omega$ times as far as to the potential that makes one side's
+    marginals hold. The rate $\lambda$ at which the marginal error falls tells that of the plain iteration,
+    $\theta = (\lambda + \omega - 1)^2 / (\lambda \omega^2)$, and that the best relaxation,
+    $\omega = 2 / (1 + \sqrt{1 - \theta})$, by Young's theory of linear iterations, which this is near its end. Far from
+    its end it may diverge: then the last good potentials are taken up again with less relaxation.
 
-    Sources: A. Thibault et al., "Overrelaxed Sinkhorn-Knopp algorithm for regularized optimal transport", Algorithms
-    2021; T. Lehmann et al., "A note on overrelaxation in the Sinkhorn algorithm", Optimization Letters 2022, section 3;
-    J. Altschuler, J. Weed and P. Rigollet, "Near-linear time approximation algorithms for optimal transport via Sinkhorn
-    iteration", NeurIPS 2017, algorithm 2 (rounding).
+    Sources: D. M. Young, "Iterative methods for solving partial difference equations of elliptic type", 1954; A. Thibault
+    et al., "Overrelaxed Sinkhorn-Knopp algorithm for regularized optimal transport", 2021; T. Lehmann et al., "A note on
+    overrelaxation in the Sinkhorn algorithm", 2022.
     """
     target_potential = _annealed(problem, dtype, dense)
     kernel = DenseKernel(problem, target_potential, dtype) if dense else OnlineKernel(problem, dtype)
@@ -143,12 +145,9 @@ def _relaxation(omega: Float64[Tensor, "p"], rate: Float64[Tensor, "p"]) -> Floa
 
 def _annealed(problem: Problem, dtype: torch.dtype, dense: bool) -> Float64[Tensor, "p M"]:
     """A target potential to begin with: that of GeomLoss, which lowers epsilon from the extent of the points to 1."""
-    with redirect_stdout(io.StringIO()):  # it imports KeOps, which prints that it found no GPU
-        from geomloss import SamplesLoss
-
     points = torch.cat([problem.source, problem.target], 1).flatten(0, 1)
     extent = (points.amax(0) - points.amin(0)).square().sum().sqrt().item()
-    solver = SamplesLoss(
+    solver = import_quietly("geomloss").SamplesLoss(
         "sinkhorn",
         p=2,
         blur=0.5**0.5,  # GeomLoss halves the cost, and its epsilon is the square of the blur
@@ -173,7 +172,11 @@ def _rounded(
     target_potential: Float64[Tensor, "p M"],
     balanced: Float64[Tensor, "p M"],
 ) -> tuple[Float64[Tensor, "p K Z"], Float64[Tensor, "p"]]:
-    """Joint label mass and cost of the coupling next to a plan: columns too heavy are cut, what is missing is spread."""
+    """Joint label mass and cost of a coupling near the plan: columns too heavy are cut, what is missing is spread.
+
+    Source: J. Altschuler, J. Weed and P. Rigollet, "Near-linear time approximation algorithms for optimal transport via
+    Sinkhorn iteration", NeurIPS 2017, algorithm 2.
+    """
     cut = target_potential.minimum(balanced)
     values = torch.cat([target_classes, problem.target], -1)
     moved, points = kernel.plan_times(source_potential, cut, values).tensor_split([target_classes.shape[-1]], -1)
@@ -181,12 +184,11 @@ def _rounded(
     columns = (problem.target_weight * -torch.expm1(cut - balanced)).unsqueeze(-2)
     columns = columns / columns.sum(-1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
     mass = moved.mT @ source_classes + (columns @ target_classes).mT @ (rows @ source_classes)
-    inner = (problem.source * points).sum((-2, -1)) + ((rows @ problem.source) * (columns @ problem.target)).sum((-2, -1))
-    squares = [
-        (weight * x.square().sum(-1)).sum(-1)
-        for weight, x in ((problem.source_weight, problem.source), (problem.target_weight, problem.target))
-    ]
-    return mass, squares[0] + squares[1] - 2 * inner
+    inner = (problem.source * points).sum((-2, -1))
+    inner += ((rows @ problem.source) * (columns @ problem.target)).sum((-2, -1))
+    return mass, mean_squares(
+        (problem.source, problem.target), (problem.source_weight, problem.target_weight)
+    ) - 2 * inner
 
 
 def _one_hot(labels: Int64[Tensor, "p n"], num_classes: int) -> Float64[Tensor, "p n {num_classes}"]:
