@@ -49,11 +49,9 @@ def exact_coupling(
         classes += source_labels[index][source_drawn][source_index]
         mass = torch.bincount(classes, flow, num_classes * num_source_classes)
         cost = (flow * (source[source_index] - target[target_index]).square().sum(-1)).sum()
-        row_sums, column_sums = (
-            torch.bincount(source_index, flow, len(source)),
-            torch.bincount(target_index, flow, len(target)),
-        )
-        error = (row_sums - 1 / len(source)).abs().sum() + (column_sums - 1 / len(target)).abs().sum()
+        rows = torch.bincount(source_index, flow, len(source))
+        columns = torch.bincount(target_index, flow, len(target))
+        error = (rows - 1 / len(source)).abs().sum() + (columns - 1 / len(target)).abs().sum()
         potential = target.new_zeros(len(target_drawn)).masked_scatter(target_drawn, target_potential)
         return Coupling(
             mass.reshape(1, num_classes, num_source_classes),

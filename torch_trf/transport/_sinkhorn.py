@@ -97,9 +97,9 @@ def _couple(
     $\omega = 2 / (1 + \sqrt{1 - \theta})$, by Young's theory of linear iterations, which this is near its end. Far from
     its end it may diverge: then the last good potentials are taken up again with less relaxation.
 
-    Sources: D. M. Young, "Iterative methods for solving partial difference equations of elliptic type", 1954; A. Thibault
-    et al., "Overrelaxed Sinkhorn-Knopp algorithm for regularized optimal transport", 2021; T. Lehmann et al., "A note on
-    overrelaxation in the Sinkhorn algorithm", 2022.
+    Sources: D. M. Young, "Iterative methods for solving partial difference equations of elliptic type", 1954;
+    A. Thibault et al., "Overrelaxed Sinkhorn-Knopp algorithm for regularized optimal transport", 2021; T. Lehmann et
+    al., "A note on overrelaxation in the Sinkhorn algorithm", 2022.
     """
     target_potential = _annealed(problem, dtype, dense)
     kernel = DenseKernel(problem, target_potential, dtype) if dense else OnlineKernel(problem, dtype)
