@@ -6,10 +6,10 @@ torch_trf.Scorer(metrics=("logme",), ...)   scores over a stream of pixels or a 
 torch_trf.transferability_map("logme", ...) the score patch by patch; torch_trf.Mapper, over a stream
 """
 
-from . import metrics, statistics
+from . import metrics, statistics, transport
 from ._ops import has_extension
 from .features import FeatureFolder
-from .functional import hscore, leep, logme, nce, otce, regularized_hscore
+from .functional import OTCEResult, hscore, jc_otce, leep, logme, nce, otce, otce_result, regularized_hscore
 from .maps import Mapper, TransferabilityMap, transferability_map
 from .score import Score, Scorer
 
@@ -18,17 +18,21 @@ __version__ = "0.1.0"
 __all__ = [
     "FeatureFolder",
     "Mapper",
+    "OTCEResult",
     "Score",
     "Scorer",
     "TransferabilityMap",
     "has_extension",
     "hscore",
+    "jc_otce",
     "leep",
     "logme",
     "metrics",
     "nce",
     "otce",
+    "otce_result",
     "regularized_hscore",
     "statistics",
     "transferability_map",
+    "transport",
 ]

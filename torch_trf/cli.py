@@ -22,7 +22,7 @@ from .features import FeatureFolder, natural_files
 from .files import whole_file
 from .maps import LOG_LIKELIHOODS, Mapper
 from .score import Score, Scorer
-from .table import METRICS, FeatureMetricName, MapMetricName, MetricName
+from .table import METRICS, FeatureMetricName, MetricName
 
 DEFAULT_METRICS = ["leep", "logme", "hscore", "nce"]
 WRONG_INPUT = 2
@@ -97,7 +97,7 @@ def _map_parser() -> ArgumentParser:
         "Maps a metric over the images of a target data set, patch by patch, and draws it: from the model's features on"
         " target pixels and the pixels' labels, in images of one size"
     )
-    parser.add_argument("--metric", type=MapMetricName, required=True, help="which metric to map")
+    parser.add_argument("--metric", type=MetricName, required=True, help="which metric to map")
     own = {"metric", "num_classes", "device", "progress"}
     parser.add_class_arguments(Mapper, as_group=False, as_positional=False, skip=own)
     parser.add_argument(

@@ -5,7 +5,8 @@ GPU, and returns a float64 0-d tensor on the same device, without gradient. The 
 the metrics themselves, in `torch_trf.metrics`.
 """
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Float64, Integer
@@ -15,7 +16,9 @@ from . import metrics
 from .metrics._checks import require_finite, require_pixels
 from .metrics._hscore import RCOND
 from .pixels import as_images
-from .statistics import JointMass, LogLikelihood, Moments, PixelSample
+from .statistics import JointMass, LogLikelihood, Moments
+from .statistics._faults import checked_classes
+from .transport import JC_GAMMA, JointLabelMass, couple
 
 
 def leep(
@@ -177,47 +180,134 @@ def regularized_hscore(
     return require_finite(metrics.regularized_hscore(moments))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class OTCEResult:
+    """An OTCE or JC-OTCE with what it rests on.
+
+    Attributes:
+        score: 0-d, in `[-ln K, 0]`; higher is better.
+        coupling: label mass, cost and diagnostics of the coupling that it was computed from.
+    """
+
+    score: Float64[Tensor, ""]
+    coupling: JointLabelMass
+
+
 def otce(
     source_features: Float[Tensor, "..."],
     source_labels: Integer[Tensor, "..."],
     target_features: Float[Tensor, "..."],
     target_labels: Integer[Tensor, "..."],
-    *,
-    num_classes: int | None = None,
-    num_source_classes: int | None = None,
-    ignore_index: int = 255,
+    **options: Any,
 ) -> Float64[Tensor, ""]:
     """OTCE between labelled source and target pixels seen through one model, in nats (`metrics.otce`).
 
-    The exact coupling of all given pixels, solved on the CPU: 2,000 pixels a side take about a second, 10,000 about a
-    minute and 5 GB. Draw a sample first (`PixelSample`) where there are more.
+    The optimal coupling of all given pixels: on two cores, exactly, 2,000 a side take about a second and 10,000 about
+    ten. Draw a sample first (`PixelSample`, or a `Scorer`) where there are many more.
 
     Args:
         source_features: `[N, D]` or `[B, D, H, W]`.
         source_labels: `[N]` or `[B, H, W]`, source classes.
         target_features: `[M, D]` or `[B', D, H', W']`.
         target_labels: `[M]` or `[B', H', W']`, target classes.
-        num_classes: K, number of target classes; the largest target label plus one by default.
-        num_source_classes: Z, number of source classes; the largest source label plus one by default.
-        ignore_index: label of the pixels to leave out, on both sides.
+        **options: of `otce_result`, gamma aside.
 
     Returns:
         0-d, in `[-ln K, 0]`; higher is better.
 
     Raises:
         ValueError: as `leep`, or source and target features of different D.
-        RuntimeError: the coupling was not found.
+        ConvergenceError: as `transport.joint_label_mass`.
 
     Example:
         >>> x, y = torch.tensor([[0.0], [5.0]]), torch.tensor([0, 1])
         >>> torch_trf.otce(x, y, x + 1, y).item()
         0.0
     """
+    return otce_result(source_features, source_labels, target_features, target_labels, **options).score
+
+
+def jc_otce(
+    source_features: Float[Tensor, "..."],
+    source_labels: Integer[Tensor, "..."],
+    target_features: Float[Tensor, "..."],
+    target_labels: Integer[Tensor, "..."],
+    *,
+    gamma: float = JC_GAMMA,
+    **options: Any,
+) -> Float64[Tensor, ""]:
+    """JC-OTCE: OTCE with the distances of the labels in the ground cost, in nats (`transport.couple`).
+
+    Args:
+        source_features: as for `otce`.
+        source_labels: as for `otce`.
+        target_features: as for `otce`.
+        target_labels: as for `otce`.
+        gamma: share of the features in the ground cost, above 0 and at most 1.
+        **options: of `otce_result`.
+
+    Returns:
+        0-d, in `[-ln K, 0]`; higher is better.
+
+    Raises:
+        ValueError: as `otce`, or gamma out of its range.
+        ConvergenceError: as `transport.joint_label_mass`.
+
+    Example:
+        >>> x, y = torch.tensor([[0.0], [5.0]]), torch.tensor([0, 1])
+        >>> torch_trf.jc_otce(x, y, x + 1, y).item()
+        0.0
+    """
+    return otce_result(source_features, source_labels, target_features, target_labels, gamma=gamma, **options).score
+
+
+def otce_result(
+    source_features: Float[Tensor, "..."],
+    source_labels: Integer[Tensor, "..."],
+    target_features: Float[Tensor, "..."],
+    target_labels: Integer[Tensor, "..."],
+    *,
+    gamma: float = 1.0,
+    num_classes: int | None = None,
+    num_source_classes: int | None = None,
+    ignore_index: int = 255,
+    **solver_options: Any,
+) -> OTCEResult:
+    """OTCE with the cost of the coupling that it was computed from, and how far that can be trusted.
+
+    Args:
+        source_features: as for `otce`.
+        source_labels: as for `otce`.
+        target_features: as for `otce`.
+        target_labels: as for `otce`.
+        gamma: share of the features in the ground cost; 1 gives OTCE, less JC-OTCE.
+        num_classes: K, number of target classes; the largest target label plus one by default.
+        num_source_classes: Z, number of source classes; the largest source label plus one by default.
+        ignore_index: label of the pixels to leave out, on both sides.
+        **solver_options: solver ("auto", "exact" or "sinkhorn"), epsilon, relative_epsilon, tolerance, max_iterations,
+            strict and progress, as for `transport.joint_label_mass`.
+
+    Raises:
+        ValueError: as `otce`.
+        ConvergenceError: as `transport.joint_label_mass`.
+
+    Example:
+        >>> x, y = torch.tensor([[0.0], [5.0]]), torch.tensor([0, 1])
+        >>> found = torch_trf.otce_result(x, y, x + 1, y).coupling
+        >>> found.solver, found.cost.item()
+        ('exact', 1.0)
+    """
     num_classes = count_classes(target_labels, num_classes, ignore_index)
     num_source_classes = count_classes(source_labels, num_source_classes, ignore_index)
-    source = _whole_sample(source_features, source_labels, num_source_classes, ignore_index)
-    target = _whole_sample(target_features, target_labels, num_classes, ignore_index)
-    return require_finite(metrics.otce(source, target, num_classes=num_classes, num_source_classes=num_source_classes))
+    coupling = couple(
+        *_pixels(source_features, source_labels, num_source_classes, ignore_index),
+        *_pixels(target_features, target_labels, num_classes, ignore_index),
+        gamma=gamma,
+        num_classes=num_classes,
+        num_source_classes=num_source_classes,
+        **solver_options,
+    )
+    return OTCEResult(require_finite(metrics.otce(coupling)), coupling)
 
 
 def count_classes(labels: Tensor, num_classes: int | None, ignore_index: int) -> int:
@@ -237,10 +327,10 @@ def _moments(features: Tensor, labels: Tensor, num_classes: int | None, ignore_i
     return moments
 
 
-def _whole_sample(features: Tensor, labels: Tensor, num_classes: int, ignore_index: int) -> PixelSample:
+def _pixels(features: Tensor, labels: Tensor, num_classes: int, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """Rows of features with their class, -1 where a pixel is left out."""
     features, labels = as_images(features, labels)
-    sample = PixelSample.from_pixels(
-        features, labels, size=labels.numel(), num_classes=num_classes, ignore_index=ignore_index
-    )
-    require_pixels(sample, num_classes=num_classes, ignore_index=ignore_index)
-    return sample[0]
+    classes = checked_classes(labels, num_classes, ignore_index, features)
+    if (classes < 0).all():
+        raise ValueError(f"no labelled pixel: every label is ignore_index={ignore_index}")
+    return features.movedim(1, -1).flatten(0, -2), classes.flatten()

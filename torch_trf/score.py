@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from . import metrics as functions
 from .metrics._checks import require_finite, require_pixels
 from .metrics._hscore import RCOND
 from .pixels import Pixels, as_images, boundary
 from .statistics import JointMass, PixelSample, Statistic
 from .statistics._pixel_sample import NOT_DRAWN
 from .table import METRICS, FeatureMetricName, MetricName, class_scores, statistic
+from .transport import JointLabelMass, SolverOptions, couple
 
 Sampling = Literal["uniform", "per_class", "boundary"]
 Batch = Pixels | tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]
@@ -39,6 +39,8 @@ class Score:
         pixels: number of target pixels in each.
         seconds: reading, statistics and formula of this metric. Metrics share what they can, so these do not add up.
         standard_error: of a LEEP whose log-likelihood was taken over a sample of a stream; None where it is exact.
+        coupling: of OTCE and JC-OTCE, how well source and target were coupled in each repeat: solver, cost,
+            duality_gap, marginal_error, epsilon, iterations and converged, as in `transport.JointLabelMass`.
     """
 
     score: float
@@ -46,6 +48,7 @@ class Score:
     pixels: int
     seconds: float
     standard_error: float | None = None
+    coupling: dict[str, Any] | None = None
 
     @property
     def std(self) -> float | None:
@@ -54,16 +57,18 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scorer:
+class Scorer(SolverOptions):
     """Scores a source model on a target data set by several metrics at once.
+
+    Beside these, it takes the options of the solver of OTCE and JC-OTCE, `transport.SolverOptions`.
 
     Args:
         metrics: which metrics, by name.
         num_classes: K, number of target classes.
-        num_source_classes: number of source classes, for OTCE.
+        num_source_classes: number of source classes, for OTCE and JC-OTCE.
         ignore_index: label of the pixels to leave out.
         num_pixels: pixels drawn without replacement for every metric; by default LEEP, LogME, both H-scores and NCE
-            take all pixels, OTCE draws 10,000.
+            take all pixels, OTCE and JC-OTCE draw 10,000.
         num_repeats: how many independent samples are drawn and scored.
         sampling: which pixels may be drawn: all labelled ones ("uniform"), equally many of each class ("per_class",
             num_pixels // K each), or those near a change of label ("boundary").
@@ -106,6 +111,7 @@ class Scorer:
 
     def __post_init__(self) -> None:
         """Checks the options."""
+        SolverOptions.__post_init__(self)
         for option, known in (("metrics", get_args(MetricName)), ("softmax", get_args(FeatureMetricName))):
             if unknown := [name for name in getattr(self, option) if name not in known]:
                 raise ValueError(f"{option}: {unknown[0]!r} is none of {', '.join(known)}")
@@ -128,7 +134,7 @@ class Scorer:
             raise ValueError(
                 f"num_pixels={self.num_pixels} is less than a pixel for each of {self.num_classes} classes"
             )
-        draws = self.num_pixels is not None or "otce" in self.metrics
+        draws = self.num_pixels is not None or self._coupled()
         if not draws and (self.num_repeats > 1 or self.sampling != "uniform"):
             options = f"num_repeats={self.num_repeats} and sampling={self.sampling!r}"
             raise ValueError(f"{options} need num_pixels: all pixels are used now")
@@ -140,11 +146,12 @@ class Scorer:
             target: a `FeatureFolder`, or batches of pixels as tuples (features, labels) or (features, labels, logits).
                 Over all pixels LEEP takes two exact passes where it can iterate again (a folder, a list, a DataLoader
                 that does not shuffle), and a single one over an iterator.
-            source: the same of the source data set, seen through the same model, for OTCE.
+            source: the same of the source data set, seen through the same model, for OTCE and JC-OTCE.
 
         Raises:
             ValueError: bad pixels (the message names the batch), logits that are missing for LEEP and NCE, a missing
                 source for OTCE, or no labelled pixel.
+            ConvergenceError: strict, and a coupling that did not converge.
         """
         seconds: dict[str, float] = defaultdict(float)
         tables = [METRICS[name] for name in self.metrics]
@@ -152,8 +159,9 @@ class Scorer:
         wanted -= {"source_sample"}
         samples = {f"{table.reads[:-1]}_sample" for table in tables}
         can_read_again = not isinstance(target, Iterator)
-        if "otce" in self.metrics and source is None:
-            raise ValueError("otce compares two data sets: a source is needed beside the target")
+        coupled = self._coupled()
+        if coupled and source is None:
+            raise ValueError(f"{coupled[0]} compares two data sets: a source is needed beside the target")
 
         if self.num_pixels is not None:
             found = self._collect(target, samples, seconds, progress="target")
@@ -175,7 +183,7 @@ class Scorer:
                 sampled=images is not None,
                 progress="target again" if images is None else None,
             )
-        if "otce" in self.metrics and source is not None:
+        if coupled and source is not None:
             start = time.perf_counter()
             # The complement of the seed draws the source independently of a target on the same grid.
             scorer = replace(self, num_classes=self._source_classes(), seed=~self.seed)
@@ -269,9 +277,10 @@ class Scorer:
         start = time.perf_counter()
         table = METRICS[name]
         known = found[self._named(name, table.statistics[-1])]
-        operand = (found["source_sample"], known) if name == "otce" else known
-        repeats = require_finite(table.function(operand, self).reshape(-1))
-        error = None
+        coupling = error = None
+        if table.gamma is not None:
+            coupling = self._couple(name, found["source_sample"], known, table.gamma)
+        repeats = require_finite(table.function(coupling or known, self).reshape(-1))
         if name == "leep" and self.num_pixels is None and "logit_sample" in found:
             error = known.standard_error(found["logit_sample"].population).item()
         values = tuple(repeats.tolist())
@@ -284,20 +293,33 @@ class Scorer:
             pixels=int(known.count.min()),
             seconds=seconds["read"] + sum(seconds[part] for part in set(used)) + time.perf_counter() - start,
             standard_error=error,
+            coupling=None if coupling is None else coupling.diagnostics(),
         )
 
-    def _otce(self, source: PixelSample, target: PixelSample) -> Tensor:
-        if "otce" in self.softmax:
+    def _couple(self, name: str, source: PixelSample, target: PixelSample, gamma: float) -> JointLabelMass:
+        if name in self.softmax:
             source, target = (
                 replace(sample, features=sample.features.softmax(-1, torch.float64)) for sample in (source, target)
             )
-        repeats = tqdm(range(self.num_repeats), "coupling", unit="repeat", disable=not self.progress)
-        classes = {"num_classes": self.num_classes, "num_source_classes": self._source_classes()}
-        return torch.stack([functions.otce(source[repeat], target[repeat], **classes) for repeat in repeats])
+        return couple(
+            source.features,
+            source.labels,
+            target.features,
+            target.labels,
+            num_classes=self.num_classes,
+            num_source_classes=self._source_classes(),
+            gamma=gamma,
+            progress=self.progress,
+            **self.solver_options(),
+        )
+
+    def _coupled(self) -> list[str]:
+        """The metrics that couple source and target pixels."""
+        return [name for name in self.metrics if METRICS[name].gamma is not None]
 
     def _source_classes(self) -> int:
         if self.num_source_classes is None:
-            raise ValueError("otce needs num_source_classes")
+            raise ValueError(f"{self._coupled()[0]} needs num_source_classes")
         return self.num_source_classes
 
     def _named(self, metric: str, name: str) -> str:

@@ -10,10 +10,13 @@ from torch import Tensor
 from . import metrics as functions
 from .pixels import Pixels
 from .statistics import JointMass, LogLikelihood, Moments
+from .transport import JC_GAMMA
 
-MetricName = Literal["leep", "logme", "hscore", "regularized_hscore", "nce", "otce"]
-FeatureMetricName = Literal["logme", "hscore", "regularized_hscore", "otce"]
-MapMetricName = Literal["leep", "logme", "hscore", "regularized_hscore", "nce"]
+MetricName = Literal["leep", "logme", "hscore", "regularized_hscore", "nce", "otce", "jc_otce"]
+FeatureMetricName = Literal["logme", "hscore", "regularized_hscore", "otce", "jc_otce"]
+
+
+COUPLED = ("source_sample", "feature_sample")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,17 +24,19 @@ class Metric:
     """A row of the table.
 
     Attributes:
-        statistics: what must be known of the target pixels, in the order in which it can be known; the score is
-            computed from the last one.
+        statistics: what must be known of the pixels, in the order in which it can be known; the score is computed from
+            the last one, or from a coupling of both samples.
         reads: which of a batch's tensors they are built from.
         function: the score of a statistic, given the options of whoever asks (a `Scorer` or a `Mapper`).
         unit: of the score.
+        gamma: share of the features in the ground cost, of a metric that couples source and target pixels.
     """
 
     statistics: tuple[str, ...]
     reads: Literal["features", "logits"]
     function: Callable[[Any, Any], Tensor]
     unit: str
+    gamma: float | None = None
 
     def read(self, pixels: Pixels) -> Tensor:
         """The tensor of a batch that the metric reads.
@@ -52,7 +57,8 @@ METRICS: dict[str, Metric] = {
     ),
     "regularized_hscore": Metric(("moments",), "features", lambda x, _: functions.regularized_hscore(x), "directions"),
     "nce": Metric(("hard_mass",), "logits", lambda x, _: functions.nce(x), "nats"),
-    "otce": Metric(("source_sample", "feature_sample"), "features", lambda x, options: options._otce(*x), "nats"),
+    "otce": Metric(COUPLED, "features", lambda x, _: functions.otce(x), "nats", gamma=1.0),
+    "jc_otce": Metric(COUPLED, "features", lambda x, _: functions.otce(x), "nats", gamma=JC_GAMMA),
 }
 
 

@@ -1,40 +1,39 @@
 """How maps are made: strip by strip, in bounded memory."""
 
 import math
-import operator
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from itertools import chain
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Float, Int64, Integer
 from torch import Tensor
 from tqdm import tqdm
 
-from .._ops import patch_shape
-from ..features import FeatureFolder
+from .._ops import patches
 from ..functional import count_classes
 from ..metrics._checks import require_finite
 from ..metrics._hscore import RCOND
 from ..pixels import Pixels, as_images
-from ..score import Batches, as_pixels
+from ..score import Batches
 from ..statistics import Faults, Statistic
-from ..table import METRICS, MapMetricName, Metric, statistic
+from ..statistics._faults import checked_classes
+from ..table import METRICS, MetricName, statistic
+from ..transport import JointLabelMass, SolverOptions, couple
+from ._grid import Grid, pair
+from ._reader import Reader, gathered
 from ._transferability_map import Size, TransferabilityMap
 
-# How many numbers of statistics are held at a time: what fits into a CPU's cache where the pixels lie in memory, and
-# otherwise so many that the pixels need not be read too often.
-CACHE_NUMBERS, MEMORY_NUMBERS = 2**20, 2**24
 # Adding to the statistics of many patches costs as much as reading images, so as many images of a stream are gathered
 # before as have so many times the numbers that the statistics have.
 GATHERED = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mapper:
+class Mapper(SolverOptions):
     """Maps a metric over images, patch by patch.
+
+    Beside these, it takes the options of the solver of OTCE and JC-OTCE, `transport.SolverOptions`.
 
     Args:
         metric: which metric, by name.
@@ -47,10 +46,11 @@ class Mapper:
         ignore_index: label of the pixels to leave out.
         min_pixels: patches with fewer labelled pixels are not valid.
         fill_value: the value of patches that are not valid.
-        softmax: whether to read the softmax of the features instead of the features (LogME and both H-scores).
+        softmax: whether to read the softmax of the features instead of the features (all metrics but LEEP and NCE).
         absent_classes: whether LogME leaves out classes without pixels ("skip") or, as published code does, averages
             them in, up to the largest class of a patch ("include").
         rcond: the H-score drops directions whose variance is at most this times the largest.
+        num_source_classes: number of source classes, for OTCE and JC-OTCE.
         device: where to compute; where the pixels are by default.
         progress: whether to show a progress bar.
 
@@ -74,57 +74,72 @@ class Mapper:
     softmax: bool = False
     absent_classes: Literal["skip", "include"] = "skip"
     rcond: float = RCOND
+    num_source_classes: int | None = None
     device: torch.device | str | None = None
     progress: bool = False
 
     def __post_init__(self) -> None:
         """Checks the options."""
+        SolverOptions.__post_init__(self)
         for option, known in (
-            ("metric", get_args(MapMetricName)),
+            ("metric", get_args(MetricName)),
             ("pool", ("dataset", "image")),
             ("absent_classes", ("skip", "include")),
         ):
             if getattr(self, option) not in known:
                 raise ValueError(f"{option}: {getattr(self, option)!r} is none of {', '.join(known)}")
-        for option in ("num_classes", "min_pixels"):
-            if getattr(self, option) < 1:
-                raise ValueError(f"{option} must be at least 1, not {getattr(self, option)}")
+        for option in ("num_classes", "min_pixels", "num_source_classes"):
+            if (value := getattr(self, option)) is not None and value < 1:
+                raise ValueError(f"{option} must be at least 1, not {value}")
         for option in ("patch_size", "stride"):
             value = getattr(self, option)
             if isinstance(value, tuple) and len(value) != 2:
                 raise ValueError(f"{option} must be height and width, or one number for both, not {value}")
-            if value is not None and min(_pair(value)) < 1:
+            if value is not None and min(pair(value)) < 1:
                 raise ValueError(f"{option} must be at least 1 pixel, not {value}")
-        if self.softmax and "moments" not in METRICS[self.metric].statistics:
+        if self.softmax and METRICS[self.metric].reads == "logits":
             raise ValueError(f"{self.metric} reads class scores and takes their softmax itself: leave out softmax")
 
-    def __call__(self, target: Batches) -> TransferabilityMap:
+    def __call__(self, target: Batches, source: Batches | None = None) -> TransferabilityMap:
         """The map of images of one size.
 
         Args:
             target: a `FeatureFolder`, or batches of pixels as for `Scorer`. Memory is bounded by the size of the map:
                 where the statistics of all patches together would take more, the pixels are read several times, some
                 rows at a time. LEEP reads them twice. An iterator, which can be read once, serves every metric but
-                LEEP, and is held to no bound.
+                LEEP, and is held to no bound. OTCE and JC-OTCE hold all pixels of some patches.
+            source: the same of the source data set, seen through the same model, for OTCE and JC-OTCE; images of one
+                size, which need not be that of the target. Patch (i, j) of the target's H' x W' is coupled with patch
+                (round(i H'' / H'), round(j W'' / W')) of the source's H'' x W'', halves to even, and no further than
+                the last one; all source images together.
 
         Raises:
             ValueError: bad pixels between the first and the last patch (the message names the batch), images of
-                different sizes or channels, a patch that does not fit into them, logits that are missing, an iterator
-                for LEEP, or batches that cannot be read again where they must be.
+                different sizes or channels, a patch that does not fit into them, logits or a source that is missing, an
+                iterator for LEEP, or batches that cannot be read again where they must be.
+            ConvergenceError: strict, and a coupling that did not converge.
         """
-        if isinstance(target, Iterator) and self.pool == "dataset" and len(METRICS[self.metric].statistics) > 1:
+        table = METRICS[self.metric]
+        if "log_likelihood" in table.statistics and self.pool == "dataset" and isinstance(target, Iterator):
             raise ValueError(f"{self.metric} looks at every pixel twice: give batches that can be read again")
-        source = _Source(target)
-        grid = _Grid.of(source.first, self)
-        if isinstance(target, FeatureFolder):
-            target.image_size()  # raises where they differ
+        reader = Reader(target)
+        grid = self._grid(reader)
+        other = None
+        if table.gamma is not None:
+            if source is None:
+                raise ValueError(f"{self.metric} compares two data sets: a source is needed beside the target")
+            if self.num_source_classes is None:
+                raise ValueError(f"{self.metric} needs num_source_classes")
+            other = Reader(source)
         if self.pool == "image":
-            bar = tqdm(source, self.metric, total=source.length, unit="batch", disable=not self.progress)
+            bar = tqdm(reader, self.metric, total=reader.length, unit="batch", disable=not self.progress)
             groups = (group for pixels in bar for group in grid.groups(pixels))
-            maps = [self._map(_Source([group]), grid) for group in groups]
-            values, count = (torch.cat(tensors) for tensors in zip(*maps, strict=True))
+            maps = [self._map(Reader([group]), grid, other) for group in groups]
+            values, count = torch.cat([made[0] for made in maps]), torch.cat([made[1] for made in maps])
+            couplings = [made[2] for made in maps if made[2] is not None]
+            coupling = JointLabelMass.cat(couplings, 0) if couplings else None
         else:
-            values, count = self._map(source, grid)
+            values, count, coupling = self._map(reader, grid, other)
         valid = count >= self.min_pixels
         require_finite(values[valid])
         return TransferabilityMap(
@@ -132,33 +147,52 @@ class Mapper:
             valid=valid,
             count=count,
             metric=self.metric,
-            unit=METRICS[self.metric].unit,
+            unit=table.unit,
             patch_size=grid.patch_size,
             stride=grid.stride,
             image_size=grid.image_size,
+            coupling=coupling,
         )
 
-    def _map(self, source: "_Source", grid: "_Grid") -> tuple[Tensor, Tensor]:
-        """Values and counts, strip by strip: cells, windows of cells, a second look where there is one, the metric."""
-        table, rows = METRICS[self.metric], grid.strips(source)
-        names = [f"softmax_{name}" if self.softmax else name for name in table.statistics]
-        values, counts, faults = [], [], []
-        total = None if source.length is None else source.length * len(rows) * len(names)
+    def _grid(self, reader: Reader) -> Grid:
+        reader.check_size()
+        return Grid.of(reader, METRICS[self.metric], self.patch_size, self.stride, self.num_classes, self.device)
+
+    def _map(self, reader: Reader, grid: Grid, source: Reader | None) -> tuple[Tensor, Tensor, JointLabelMass | None]:
+        """Values, counts and couplings, strip by strip."""
+        table, rows = METRICS[self.metric], grid.strips(reader)
+        values, counts, couplings = [], [], []
+        if source is not None:
+            source_grid = self._grid(source)
+            for strip in rows:
+                coupling, count = self._couple(reader, grid, strip, source, source_grid)
+                couplings.append(coupling)
+                values.append(table.function(coupling, self))
+                counts.append(count)
+            return torch.cat(values, -2), torch.cat(counts, -2), JointLabelMass.cat(couplings, counts[0].dim() - 2)
+        faults = []
+        total = None if reader.length is None else reader.length * len(rows) * len(table.statistics)
         shown = self.progress and self.pool == "dataset"
         with tqdm(total=total, desc=self.metric, unit="batch", disable=not shown) as bar:
             for strip in rows:
-                cells = self._look(names[0], source, strip, grid, bar, cell=grid.cell)
-                faults.append(cells.faults.sum())
-                known = cells.windows(grid.window, grid.step)
-                if len(names) > 1:
-                    options = {"joint_mass": known, "patch_size": grid.patch_size, "stride": grid.stride}
-                    known = self._look(names[1], source, strip, grid, bar, **options)
+                known, met = self._sum(reader, grid, strip, bar)
                 values.append(table.function(known, self))
                 counts.append(known.count)
+                faults.append(met)
         Faults.stack(faults).check(self.num_classes, self.ignore_index)  # on a GPU nothing was raised before
-        return torch.cat(values, -2), torch.cat(counts, -2)
+        return torch.cat(values, -2), torch.cat(counts, -2), None
 
-    def _look(self, name: str, source: "_Source", rows: slice, grid: "_Grid", bar: Any, **options: Any) -> Any:
+    def _sum(self, reader: Reader, grid: Grid, strip: slice, bar: Any) -> tuple[Any, Faults]:
+        """The statistic of every patch of a strip: cells, windows of cells, a second look where there is one."""
+        names = [f"softmax_{name}" if self.softmax else name for name in METRICS[self.metric].statistics]
+        cells = self._look(names[0], reader, strip, grid, bar, cell=grid.cell)
+        known = cells.windows(grid.window, grid.step)
+        if len(names) > 1:
+            options = {"joint_mass": known, "patch_size": grid.patch_size, "stride": grid.stride}
+            known = self._look(names[1], reader, strip, grid, bar, **options)
+        return known, cells.faults.sum()
+
+    def _look(self, name: str, reader: Reader, rows: slice, grid: Grid, bar: Any, **options: Any) -> Any:
         """A statistic of these rows of all batches."""
         options |= {
             "num_classes": self.num_classes,
@@ -171,7 +205,7 @@ class Mapper:
                 return statistic(name, pixels.to(self.device), **options)
 
         merged = None
-        for group in _gathered(grid.read(source, rows), GATHERED * grid.numbers(rows)):
+        for group in gathered(grid.read(reader, rows), GATHERED * grid.numbers(rows)):
             try:
                 built = build(Pixels.join(group))
             except ValueError:
@@ -182,139 +216,59 @@ class Mapper:
             bar.update(len(group))
         return merged
 
+    def _couple(
+        self, reader: Reader, grid: Grid, strip: slice, source: Reader, source_grid: Grid
+    ) -> tuple[JointLabelMass, Int64[Tensor, "*batch rows columns"]]:
+        """Couplings of the patches of a strip, and how many pixels they have on the side that has fewer."""
+        first = strip.start // grid.stride[0]
+        features, labels = self._patches(reader, grid, strip, self.num_classes, pool=self.pool == "dataset")
+        rows = _correspondence(grid.shape[0], source_grid.shape[0])[first : first + labels.shape[-3]]
+        columns = _correspondence(grid.shape[1], source_grid.shape[1])
+        source_rows = source_grid.rows(int(rows[0]), int(rows[-1]) + 1)
+        source_features, source_labels = (
+            tensor[rows - rows[0]][:, columns]
+            for tensor in self._patches(source, source_grid, source_rows, self.num_source_classes or 0, pool=True)
+        )
+        count = torch.minimum((labels >= 0).sum(-1), (source_labels >= 0).sum(-1))
+        coupling = couple(
+            source_features,
+            source_labels,
+            features,
+            labels.masked_fill((count < self.min_pixels).unsqueeze(-1), -1),
+            num_classes=self.num_classes,
+            num_source_classes=self.num_source_classes or 0,
+            gamma=METRICS[self.metric].gamma or 1.0,
+            progress=self.progress and self.pool == "dataset",
+            **self.solver_options(),
+        )
+        return coupling, count
 
-@dataclass(frozen=True, slots=True)
-class _Grid:
-    """How images are cut into patches, patches into cells, and the map into strips."""
-
-    image_size: Size
-    patch_size: Size
-    stride: Size
-    metric: Metric
-    channels: int
-    cell_numbers: int  # in the statistic of a cell
-    on_cpu: bool
-
-    @classmethod
-    def of(cls, pixels: Pixels, mapper: Mapper) -> "_Grid":
-        patch_size, stride = _pair(mapper.patch_size), _pair(mapper.stride or mapper.patch_size)
-        patch_shape(pixels.labels, patch_size, stride, True)  # raises where no patch fits
-        metric = METRICS[mapper.metric]
-        channels = metric.read(pixels).shape[1]
-        cell_numbers = channels * (mapper.num_classes if metric.reads == "logits" else channels + mapper.num_classes)
-        device = torch.device(mapper.device or pixels.features.device)
-        height, width = pixels.labels.shape[1:]
-        return cls((height, width), patch_size, stride, metric, channels, cell_numbers, device.type == "cpu")
-
-    @property
-    def cell(self) -> Size:
-        """The largest cells of which patches and strides are made."""
-        return math.gcd(self.patch_size[0], self.stride[0]), math.gcd(self.patch_size[1], self.stride[1])
-
-    @property
-    def window(self) -> Size:
-        """The size of a patch in cells."""
-        return self.patch_size[0] // self.cell[0], self.patch_size[1] // self.cell[1]
-
-    @property
-    def step(self) -> Size:
-        """The stride in cells."""
-        return self.stride[0] // self.cell[0], self.stride[1] // self.cell[1]
-
-    @property
-    def columns(self) -> int:
-        """The pixel columns up to the end of the last patch."""
-        count = (self.image_size[1] - self.patch_size[1]) // self.stride[1] + 1
-        return (count - 1) * self.stride[1] + self.patch_size[1]
-
-    def strips(self, source: "_Source") -> list[slice]:
-        """The pixel rows of strips of the map, so that the cells of a strip are few enough to be held at a time.
-
-        Strips share the cells of patches that overlap: where a strip that fits into cache would have more of those
-        than of its own, it is cut larger.
-        """
-        count = (self.image_size[0] - self.patch_size[0]) // self.stride[0] + 1
-        row_numbers = self.numbers(slice(0, self.cell[0]))
-        if source.once:
-            rows = count
-        else:
-            budgets = [CACHE_NUMBERS] if self.on_cpu and source.length == 1 else []
-            for budget in (*budgets, MEMORY_NUMBERS):
-                rows = max(1, (budget // row_numbers - self.window[0]) // self.step[0] + 1)
-                if rows * self.step[0] >= self.window[0]:
-                    break
-        starts = range(0, count, rows)
-        ends = (min(start + rows, count) - 1 for start in starts)
-        return [
-            slice(start * self.stride[0], end * self.stride[0] + self.patch_size[0])
-            for start, end in zip(starts, ends, strict=True)
-        ]
-
-    def numbers(self, rows: slice) -> int:
-        """How many the cells of these pixel rows hold."""
-        return (rows.stop - rows.start) // self.cell[0] * (self.columns // self.cell[1]) * self.cell_numbers
-
-    def groups(self, pixels: Pixels) -> list[Pixels]:
-        """So many images at a time that the cells of all of them are few enough."""
-        self.check(pixels)
-        budget = CACHE_NUMBERS if self.on_cpu else MEMORY_NUMBERS
-        return pixels.split(max(1, budget // self.numbers(slice(0, self.image_size[0]))))
-
-    def read(self, source: "_Source", rows: slice) -> Iterator[Pixels]:
-        """What the metric reads of every batch: one tensor, these rows, the columns that patches reach."""
-        for pixels in source.rows(rows, self.check):
-            read = self.metric.read(pixels)[..., : self.columns]
-            yield replace(pixels, features=read, labels=pixels.labels[..., : self.columns], logits=read)
-
-    def check(self, pixels: Pixels) -> None:
-        """Raises where a batch has not the size or the channels of the first."""
-        found = (self.metric.read(pixels).shape[1], *pixels.labels.shape[1:])
-        expected = (self.channels, *self.image_size)
-        if found != expected:
-            shapes = f"{list(found)} channels, rows and columns, the first batch {list(expected)}"
-            raise ValueError(f"{pixels.name or 'a batch'} has {shapes}: a map needs images of one size")
+    def _patches(
+        self, reader: Reader, grid: Grid, rows: slice, num_classes: int, *, pool: bool
+    ) -> tuple[Float[Tensor, "*batch rows columns pixels D"], Int64[Tensor, "*batch rows columns pixels"]]:
+        """Features and classes of the pixels of every patch, -1 where a pixel is left out."""
+        images, classes = [], []
+        for pixels in (pixels.to(self.device) for pixels in grid.read(reader, rows)):
+            with pixels.named_errors():
+                classes.append(checked_classes(pixels.labels, num_classes, self.ignore_index, pixels.features))
+            images.append(pixels.features.softmax(1, torch.float64) if self.softmax else pixels.features)
+        tensors = torch.cat(images), torch.cat(classes).unsqueeze(1)
+        features, labels = (patches(tensor, grid.patch_size, grid.stride, pool) for tensor in tensors)
+        return features.movedim(0, -1), labels[0]
 
 
-class _Source:
-    """The batches of a data set, pass after pass; the first goes on where the look at the first batch left off."""
-
-    def __init__(self, target: Batches) -> None:
-        self._target, stream = target, as_pixels(target)
-        first = next(stream, None)
-        if first is None:
-            raise ValueError("no batch of pixels: the data set is empty")
-        self.first, self.once = first, isinstance(target, Iterator)
-        self._stream: Iterator[Pixels] | None = chain([first], stream)
-        self._images: int | None = None
-        self.length: int | None = None
-        with suppress(TypeError):  # a stream may have `__len__` and no length
-            self.length = len(target)  # type: ignore[arg-type]
-
-    def __iter__(self) -> Iterator[Pixels]:
-        stream, self._stream = self._stream or as_pixels(self._target), None
-        images = 0
-        for pixels in stream:
-            images += len(pixels.labels)
-            yield pixels
-        if self._images not in (None, images):
-            counts = f"{self._images} images at first and {images} when they were read again"
-            raise ValueError(f"the batches held {counts}: give batches that can be read again")
-        self._images = images
-
-    def rows(self, rows: slice, check: Callable[[Pixels], None]) -> Iterator[Pixels]:
-        """These rows of every batch; of files no others are read."""
-        if isinstance(self._target, FeatureFolder):  # which knows that its files are alike
-            yield from self._target.rows(rows)
-        else:
-            for pixels in self:
-                check(pixels)
-                yield pixels.rows(rows)
+def _correspondence(count: int, source_count: int) -> Int64[Tensor, "{count}"]:
+    """Which of the source's patches, along an axis, belongs to each of the target's."""
+    index = torch.arange(count, dtype=torch.float64) * source_count / count
+    return index.round().to(torch.int64).clamp(max=source_count - 1)  # halves go to even numbers
 
 
 def transferability_map(
     metric: str,
     features: Float[Tensor, "B D H W"],
     labels: Integer[Tensor, "B H W"],
+    source_features: Float[Tensor, "B2 D H2 W2"] | None = None,
+    source_labels: Integer[Tensor, "B2 H2 W2"] | None = None,
     *,
     patch_size: int | Size,
     stride: int | Size | None = None,
@@ -325,13 +279,18 @@ def transferability_map(
     fill_value: float = math.nan,
     absent_classes: Literal["skip", "include"] = "skip",
     rcond: float = RCOND,
+    num_source_classes: int | None = None,
+    **solver_options: Any,
 ) -> TransferabilityMap:
     """Where in the images a source model transfers well: a metric, patch by patch.
 
     Args:
-        metric: "leep", "nce", "logme", "hscore" or "regularized_hscore".
+        metric: "leep", "nce", "logme", "hscore", "regularized_hscore", "otce" or "jc_otce".
         features: `[B, D, H, W]`, on the CPU or a GPU; for LEEP and NCE the source model's class scores before softmax.
         labels: `[B, H, W]`, target classes.
+        source_features: `[B2, D, H2, W2]`, of the source data set, for OTCE and JC-OTCE. Each target patch is coupled
+            with the source patch at the same place (`Mapper`), of all source images together.
+        source_labels: `[B2, H2, W2]`, source classes.
         patch_size: height and width of a patch in pixels; one number for both.
         stride: rows and columns from one patch to the next; the size of a patch by default. 1 gives a value for
             every pixel at which a whole patch begins.
@@ -342,6 +301,8 @@ def transferability_map(
         fill_value: the value of patches that are not valid.
         absent_classes: as for `metrics.logme`.
         rcond: as for `metrics.hscore`.
+        num_source_classes: Z, for OTCE and JC-OTCE; the largest source label plus one by default.
+        **solver_options: for OTCE and JC-OTCE, as for `transport.joint_label_mass`.
 
     Returns:
         The map: `values` `[H', W']` or `[B, H', W']`, where H' = (H - patch height) // row stride + 1 and W' alike.
@@ -360,6 +321,10 @@ def transferability_map(
     Source: Y. Tan et al., "Efficient prediction of model transferability in semantic segmentation tasks", ICIP 2023
     (maps by patch); the metrics as in `torch_trf.metrics`.
     """
+    source = None
+    if source_features is not None and source_labels is not None:
+        num_source_classes = count_classes(source_labels, num_source_classes, ignore_index)
+        source = [Pixels(*as_images(source_features, source_labels))]
     mapper = Mapper(
         metric=metric,
         patch_size=patch_size,
@@ -371,25 +336,8 @@ def transferability_map(
         fill_value=fill_value,
         absent_classes=absent_classes,
         rcond=rcond,
+        num_source_classes=num_source_classes,
+        **solver_options,
     )
     features, labels = as_images(features, labels)
-    return mapper([Pixels(features, labels, features)])
-
-
-def _pair(size: int | Size) -> Size:
-    height, width = size if isinstance(size, tuple) else (size, size)
-    return operator.index(height), operator.index(width)
-
-
-def _gathered(stream: Iterator[Pixels], most: int) -> Iterator[list[Pixels]]:
-    """Groups of batches of at most so many numbers of features, or of a single batch."""
-    group: list[Pixels] = []
-    numbers = 0
-    for pixels in stream:
-        numbers += pixels.features.numel()
-        if group and numbers > most:
-            yield group
-            group, numbers = [], pixels.features.numel()
-        group.append(pixels)
-    if group:
-        yield group
+    return mapper([Pixels(features, labels, features)], source)

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Bool, Float64, Int64, Integer
 from torch import Tensor
 
-from .._ops import class_index
 from ..files import whole_file
-from ..statistics import Faults
+from ..statistics._faults import checked_classes
+from ..transport import JointLabelMass
 
 Size = tuple[int, int]  # height and width, in pixels
 
@@ -32,6 +32,7 @@ class TransferabilityMap:
             j * stride[1].
         image_size: height and width of the images. H' = (H - patch height) // row stride + 1, and W' alike: what is
             left at the bottom and on the right belongs to no patch.
+        coupling: of OTCE and JC-OTCE, how well the pixels of each patch were coupled with those of the source.
     """
 
     values: Float64[Tensor, "*batch rows columns"]
@@ -42,6 +43,7 @@ class TransferabilityMap:
     patch_size: Size
     stride: Size
     image_size: Size
+    coupling: JointLabelMass | None = None
 
     def exp(self) -> "TransferabilityMap":
         """The exponential of every valid value of LEEP or NCE: a mean likelihood, in [0, 1], as published maps hold it.
@@ -100,10 +102,7 @@ class TransferabilityMap:
         pooled = self.values.dim() == 2
         if labels.shape[1:] != self.image_size or not (pooled or len(labels) == len(self.values)):
             raise ValueError(f"labels {list(labels.shape)} for a map of {self._describe()}")
-        index, bad = class_index(labels, num_classes, ignore_index)
-        Faults.from_pixels(labels.flatten(1), bad.flatten(1), torch.zeros_like(bad).flatten(1)).check(
-            num_classes, ignore_index
-        )
+        index = checked_classes(labels, num_classes, ignore_index)
         pixels = self.upsample().expand(labels.shape)
         index = torch.where(pixels.isnan(), -1, index)
         index, pixels = (tensor.reshape(1 if pooled else len(labels), -1) for tensor in (index, pixels))

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int64, Integer
+from jaxtyping import Bool, Float, Int64, Integer
 from torch import Tensor
 
-from .._ops import LARGEST_INT64, LEAST_INT64, fault_columns
+from .._ops import LARGEST_INT64, LEAST_INT64, class_index, fault_columns
 from ._statistic import Statistic
 
 
@@ -78,3 +78,21 @@ class Faults(Statistic):
         """`check` where it costs nothing; on other devices it is left for later."""
         if self.bad_labels.device.type == "cpu":
             self.check(num_classes, ignore_index)
+
+
+def checked_classes(
+    labels: Integer[Tensor, "B H W"],
+    num_classes: int,
+    ignore_index: int,
+    features: Float[Tensor, "B D H W"] | None = None,
+) -> Int64[Tensor, "B H W"]:
+    """The class of every pixel, -1 where it has none; waits for the device.
+
+    Raises:
+        ValueError: as `Faults.check`.
+    """
+    index, bad = class_index(labels, num_classes, ignore_index)
+    non_finite = torch.zeros_like(bad) if features is None else ~features.isfinite().all(1) & (index >= 0)
+    faults = Faults.from_pixels(labels.flatten(), bad.flatten(), non_finite.flatten())
+    faults.check(num_classes, ignore_index)
+    return index

@@ -1,4 +1,4 @@
-"""Couplings of pixel samples, for OTCE and JC-OTCE."""
+"""Couplings for OTCE and JC-OTCE: of features alone, or with the distances of labels."""
 
 from typing import Any
 
@@ -6,33 +6,36 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from ..statistics import PixelSample
 from ._joint_label_mass import JointLabelMass, joint_label_mass
 
 JC_GAMMA = 0.5  # Tan et al., TNNLS 2024
 
 
 def couple(
-    source: PixelSample,
-    target: PixelSample,
+    source_features: Float[Tensor, "*source_batch N D"],
+    source_labels: Int64[Tensor, "*source_batch N"],
+    target_features: Float[Tensor, "*batch M D"],
+    target_labels: Int64[Tensor, "*batch M"],
     *,
     num_classes: int,
     num_source_classes: int,
     gamma: float = 1.0,
     **solver_options: Any,
 ) -> JointLabelMass:
-    r"""The label mass of optimal couplings of pixel samples.
+    r"""The label mass of optimal couplings of pixels, where labels may have a part in the ground cost.
 
     The ground cost of a source pixel x of class z and a target pixel x' of class y is
 
     $$ \gamma \lVert x - x' \rVert^2 + (1 - \gamma) \, W(y, z) $$
 
-    with W the `label_distances`. OTCE is `metrics.otce` of it with gamma = 1, JC-OTCE with gamma = 0.5.
+    with W the `label_distances`. `metrics.otce` of the result is OTCE with gamma = 1 and JC-OTCE with gamma = 0.5.
 
     Args:
-        source: pixels of the source data set, seen through the source model.
-        target: pixels of the target data set, seen through the same model. Leading dimensions are samples of their own,
-            those of the source are expanded to them.
+        source_features: `[..., N, D]`, finite where the label is not negative.
+        source_labels: `[..., N]`, in `[0, Z)`; negative for no pixel.
+        target_features: `[..., M, D]`, likewise. Leading dimensions are problems of their own; those of the source
+            broadcast to them.
+        target_labels: `[..., M]`, in `[0, K)`; negative for no pixel.
         num_classes: K, the number of target classes.
         num_source_classes: Z, the number of source classes.
         gamma: share of the features in the ground cost, above 0 and at most 1.
@@ -45,27 +48,25 @@ def couple(
 
     Example:
         >>> x, y = torch.tensor([[0.0], [5.0]]), torch.tensor([0, 1])
-        >>> sample = PixelSample.from_pixels(x, y, size=2, num_classes=2)
-        >>> couple(sample, sample, num_classes=2, num_source_classes=2, gamma=0.5).mass.tolist()
-        [[[0.5, 0.0], [0.0, 0.5]]]
+        >>> couple(x, y, x + 1, y, num_classes=2, num_source_classes=2, gamma=0.5).mass.tolist()
+        [[0.5, 0.0], [0.0, 0.5]]
 
     Source: Y. Tan et al., "Transferability-guided cross-domain cross-task transfer learning", TNNLS 2024 (JC-OTCE).
     """
     if not 0 < gamma <= 1:
         raise ValueError(f"gamma must be above 0 and at most 1, not {gamma}")
     options = {"num_classes": num_classes, "num_source_classes": num_source_classes, **solver_options}
-    batch = target.batch_shape
-    pixels = (
-        source.features.expand(*batch, *source.features.shape[-2:]),
-        source.labels.expand(*batch, source.labels.shape[-1]),
-        target.features,
-        target.labels,
-    )
+    batch = target_labels.shape[:-1]
+    source_features = source_features.expand(*batch, *source_features.shape[-2:])
+    source_labels = source_labels.expand(*batch, source_labels.shape[-1])
     if gamma == 1:
-        return joint_label_mass(*pixels, **options)
-    label_cost = (1 - gamma) * label_distances(*pixels, **options)
-    features = (gamma**0.5 * pixels[0], gamma**0.5 * pixels[2])
-    return joint_label_mass(features[0], pixels[1], features[1], pixels[3], label_cost=label_cost, **options)
+        return joint_label_mass(source_features, source_labels, target_features, target_labels, **options)
+    source_features, target_features = gamma**0.5 * source_features, gamma**0.5 * target_features
+    distances = label_distances(source_features, source_labels, target_features, target_labels, **options)
+    label_cost = (1 - gamma) / gamma * distances  # which are gamma times too small
+    return joint_label_mass(
+        source_features, source_labels, target_features, target_labels, label_cost=label_cost, **options
+    )
 
 
 def label_distances(

@@ -2,8 +2,9 @@
 
 import math
 import warnings
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
@@ -13,15 +14,11 @@ from ..statistics import Faults, JointMass
 from ._costs import c_transform
 from ._coupling import Coupling
 from ._exact import exact_coupling
+from ._options import Solver, SolverOptions
 from ._problem import Problem
 from ._sinkhorn import sinkhorn_coupling
 
-Solver = Literal["auto", "exact", "sinkhorn"]
-
 EXACT_PIXELS = 10_000  # a side; larger problems, and all on a GPU, go to Sinkhorn unless the exact solver is asked for
-EPSILON = 0.005  # of the mean cost
-TOLERANCE = 1e-3
-MAX_ITERATIONS = 10_000
 
 
 class ConvergenceWarning(UserWarning):
@@ -64,6 +61,18 @@ class JointLabelMass:
         none = Faults.none().to(self.mass.device)
         return JointMass(self.mass, none._map(lambda tensor: tensor.expand(self.cost.shape)))
 
+    @classmethod
+    def cat(cls, parts: "Sequence[JointLabelMass]", dim: int) -> "JointLabelMass":
+        """Several results as one, along a leading dimension; `dim` counts from the first."""
+        columns = {name: [getattr(part, name) for part in parts] for name in (field.name for field in fields(cls))}
+        solvers = ", ".join(sorted(set(columns.pop("solver"))))
+        return cls(solver=solvers, **{name: torch.cat(tensors, dim) for name, tensors in columns.items()})
+
+    def diagnostics(self) -> dict[str, Any]:
+        """All but the mass, as plain numbers, in lists along the leading dimensions."""
+        values = ((field.name, getattr(self, field.name)) for field in fields(self) if field.name != "mass")
+        return {name: value.tolist() if isinstance(value, Tensor) else value for name, value in values}
+
 
 def joint_label_mass(
     source_features: Float[Tensor, "*batch N D"],
@@ -75,10 +84,10 @@ def joint_label_mass(
     num_source_classes: int | None = None,
     label_cost: Float64[Tensor, "*batch K Z"] | None = None,
     solver: Solver = "auto",
-    epsilon: float = EPSILON,
+    epsilon: float = 0.005,
     relative_epsilon: bool = True,
-    tolerance: float = TOLERANCE,
-    max_iterations: int = MAX_ITERATIONS,
+    tolerance: float = 1e-3,
+    max_iterations: int = 10_000,
     strict: bool = False,
     progress: bool = False,
 ) -> JointLabelMass:
@@ -139,7 +148,7 @@ def joint_label_mass(
     M. Cuturi, "Sinkhorn distances", NeurIPS 2013; J. Feydy, "Geometric data analysis, beyond convolutions", 2020,
     chapter 3 (annealing).
     """
-    _check_options(solver, epsilon, tolerance, max_iterations)
+    SolverOptions(solver=solver, epsilon=epsilon, tolerance=tolerance, max_iterations=max_iterations)  # checks them
     batch = _check_shapes(source_features, source_labels, target_features, target_labels)
     num_classes = _check_labels(target_labels, num_classes, "target")
     num_source_classes = _check_labels(source_labels, num_source_classes, "source")
@@ -238,16 +247,6 @@ def _say_not_converged(
     if strict:
         raise ConvergenceError(message)
     warnings.warn(message, ConvergenceWarning, stacklevel=3)
-
-
-def _check_options(solver: str, epsilon: float, tolerance: float, max_iterations: int) -> None:
-    if solver not in get_args(Solver):
-        raise ValueError(f"solver: {solver!r} is none of {', '.join(get_args(Solver))}")
-    for name, value in (("epsilon", epsilon), ("tolerance", tolerance)):
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name} must be above 0 and finite, not {value}")
-    if max_iterations < 1:
-        raise ValueError(f"max_iterations must be at least 1, not {max_iterations}")
 
 
 def _check_shapes(

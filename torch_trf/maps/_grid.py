@@ -1,0 +1,139 @@
+"""How images are cut into patches, patches into cells, and a map into strips."""
+
+import math
+import operator
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+
+from .._ops import patch_shape
+from ..pixels import Pixels
+from ..table import Metric
+from ._reader import Reader
+from ._transferability_map import Size
+
+# How many numbers are held at a time: what fits into a CPU's cache where the pixels lie in memory, and otherwise so
+# many that the pixels need not be read too often.
+CACHE_NUMBERS, MEMORY_NUMBERS = 2**20, 2**24
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """How images are cut into patches, patches into cells, and the map into strips."""
+
+    image_size: Size
+    patch_size: Size
+    stride: Size
+    metric: Metric
+    channels: int
+    cell_numbers: int  # that are held of a cell
+    on_cpu: bool
+
+    @classmethod
+    def of(
+        cls,
+        reader: Reader,
+        metric: Metric,
+        patch_size: int | Size,
+        stride: int | Size | None,
+        num_classes: int,
+        device: torch.device | str | None,
+    ) -> "Grid":
+        """The grid of images as large as the first.
+
+        Raises:
+            ValueError: a patch that does not fit.
+        """
+        patch_size, stride = pair(patch_size), pair(stride or patch_size)
+        pixels = reader.first
+        patch_shape(pixels.labels, patch_size, stride, True)  # raises
+        channels = metric.read(pixels).shape[1]
+        height, width = pixels.labels.shape[1:]
+        numbers = channels * (num_classes if metric.reads == "logits" else channels + num_classes)
+        on_cpu = torch.device(device or pixels.features.device).type == "cpu"
+        if metric.gamma is not None:  # the pixels themselves are held, and matrices of them that fit into no cache
+            numbers, on_cpu = channels * math.gcd(patch_size[0], stride[0]) * math.gcd(patch_size[1], stride[1]), False
+            numbers *= reader.images()
+        return cls((height, width), patch_size, stride, metric, channels, numbers, on_cpu)
+
+    @property
+    def shape(self) -> Size:
+        """Rows and columns of patches."""
+        rows, columns = (
+            (size - patch) // step + 1
+            for size, patch, step in zip(self.image_size, self.patch_size, self.stride, strict=True)
+        )
+        return rows, columns
+
+    @property
+    def cell(self) -> Size:
+        """The largest cells of which patches and strides are made."""
+        return math.gcd(self.patch_size[0], self.stride[0]), math.gcd(self.patch_size[1], self.stride[1])
+
+    @property
+    def window(self) -> Size:
+        """The size of a patch in cells."""
+        return self.patch_size[0] // self.cell[0], self.patch_size[1] // self.cell[1]
+
+    @property
+    def step(self) -> Size:
+        """The stride in cells."""
+        return self.stride[0] // self.cell[0], self.stride[1] // self.cell[1]
+
+    @property
+    def columns(self) -> int:
+        """The pixel columns up to the end of the last patch."""
+        return (self.shape[1] - 1) * self.stride[1] + self.patch_size[1]
+
+    def strips(self, reader: Reader) -> list[slice]:
+        """The pixel rows of strips of the map, so that the cells of a strip are few enough to be held at a time.
+
+        Strips share the cells of patches that overlap: where a strip that fits into cache would have more of those
+        than of its own, it is cut larger.
+        """
+        count = self.shape[0]
+        row_numbers = self.numbers(slice(0, self.cell[0]))
+        if reader.once:
+            rows = count
+        else:
+            budgets = [CACHE_NUMBERS] if self.on_cpu and reader.length == 1 else []
+            for budget in (*budgets, MEMORY_NUMBERS):
+                rows = max(1, (budget // row_numbers - self.window[0]) // self.step[0] + 1)
+                if rows * self.step[0] >= self.window[0]:
+                    break
+        starts = range(0, count, rows)
+        return [self.rows(start, min(start + rows, count)) for start in starts]
+
+    def rows(self, first: int, end: int) -> slice:
+        """The pixel rows of some rows of patches."""
+        return slice(first * self.stride[0], (end - 1) * self.stride[0] + self.patch_size[0])
+
+    def numbers(self, rows: slice) -> int:
+        """How many the cells of these pixel rows hold."""
+        return (rows.stop - rows.start) // self.cell[0] * (self.columns // self.cell[1]) * self.cell_numbers
+
+    def groups(self, pixels: Pixels) -> list[Pixels]:
+        """So many images at a time that the cells of all of them are few enough."""
+        self.check(pixels)
+        budget = CACHE_NUMBERS if self.on_cpu else MEMORY_NUMBERS
+        return pixels.split(max(1, budget // self.numbers(slice(0, self.image_size[0]))))
+
+    def read(self, reader: Reader, rows: slice) -> Iterator[Pixels]:
+        """What the metric reads of every batch: one tensor, these rows, the columns that patches reach."""
+        for pixels in reader.rows(rows, self.check):
+            read = self.metric.read(pixels)[..., : self.columns]
+            yield replace(pixels, features=read, labels=pixels.labels[..., : self.columns], logits=read)
+
+    def check(self, pixels: Pixels) -> None:
+        """Raises where a batch has not the size or the channels of the first."""
+        found = (self.metric.read(pixels).shape[1], *pixels.labels.shape[1:])
+        expected = (self.channels, *self.image_size)
+        if found != expected:
+            shapes = f"{list(found)} channels, rows and columns, the first batch {list(expected)}"
+            raise ValueError(f"{pixels.name or 'a batch'} has {shapes}: a map needs images of one size")
+
+
+def pair(size: int | Size) -> Size:
+    height, width = size if isinstance(size, tuple) else (size, size)
+    return operator.index(height), operator.index(width)
