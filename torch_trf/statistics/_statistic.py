@@ -1,22 +1,22 @@
 """What every statistic can do."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from ._entries import Entries
+
 S = TypeVar("S", bound="Statistic")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Statistic(ABC):
-    """A small frozen value of tensors that share leading dimensions, one entry for each patch, image or repeat.
+class Statistic(Entries, ABC):
+    """What is known of pixels: a small value with one entry for each patch, image or repeat, that merges by adding.
 
-    A subclass is a frozen dataclass whose fields are tensors or statistics. It has `from_pixels`, and `_pool` where
-    its fields do not merge by adding.
+    A subclass has `from_pixels`, and `_pool` where its fields do not merge by adding.
     """
 
     @property
@@ -95,36 +95,6 @@ class Statistic(ABC):
             **{name: value._pool() if isinstance(value, Statistic) else value.sum(0) for name, value in self._items()}
         )
 
-    @classmethod
-    def stack(cls: type[S], statistics: Sequence[S]) -> S:
-        """Several statistics of equal shape as one, along a new first dimension."""
-        return cls._join(torch.stack, statistics)
-
-    @classmethod
-    def cat(cls: type[S], statistics: Sequence[S]) -> S:
-        """Several statistics as one, along their first dimension."""
-        return cls._join(torch.cat, statistics)
-
-    @classmethod
-    def _join(cls: type[S], join: Callable[[list[Tensor]], Tensor], statistics: Sequence[S]) -> S:
-        columns = zip(*(statistic._items() for statistic in statistics), strict=True)
-        return cls(
-            **{
-                column[0][0]: type(column[0][1])._join(join, [value for _, value in column])
-                if isinstance(column[0][1], Statistic)
-                else join([value for _, value in column])
-                for column in columns
-            }
-        )
-
-    def __getitem__(self: S, index: Any) -> S:
-        """Entries of the leading dimensions."""
-        return self._map(lambda tensor: tensor[index])
-
-    def to(self: S, device: torch.device | str) -> S:
-        """The same statistic on `device`."""
-        return self._map(lambda tensor: tensor.to(device))
-
     def state(self) -> dict[str, Tensor]:
         """Plain tensors by name, for `torch.save`; `from_state` takes them back."""
         state: dict[str, Tensor] = {}
@@ -157,14 +127,3 @@ class Statistic(ABC):
             wrong = f"missing {sorted(expected - names)}, unknown {sorted(names - expected)}"
             raise ValueError(f"not the state of {cls.__name__}: {wrong}")
         return cls(**values)
-
-    def _items(self) -> list[tuple[str, Any]]:
-        return [(field.name, getattr(self, field.name)) for field in fields(self)]
-
-    def _map(self: S, function: Callable[[Tensor], Tensor]) -> S:
-        return type(self)(
-            **{
-                name: value._map(function) if isinstance(value, Statistic) else function(value)
-                for name, value in self._items()
-            }
-        )

@@ -1,14 +1,15 @@
 """What a solver finds."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from ..statistics._entries import Entries
+
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Coupling:
+class Coupling(Entries):
     """Couplings of problems side by side, as far as anybody asks; costs in each problem's unit.
 
     Attributes:
@@ -25,12 +26,3 @@ class Coupling:
     target_potential: Float64[Tensor, "problems M"]
     marginal_error: Float64[Tensor, "problems"]
     iterations: Int64[Tensor, "problems"]
-
-    @classmethod
-    def cat(cls, couplings: "list[Coupling]") -> "Coupling":
-        """The couplings of all problems."""
-        return cls(*(torch.cat([getattr(part, field.name) for part in couplings]) for field in fields(cls)))
-
-    def to(self, device: torch.device) -> "Coupling":
-        """The same couplings on `device`."""
-        return Coupling(*(getattr(self, field.name).to(device) for field in fields(self)))

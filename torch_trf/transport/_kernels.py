@@ -3,8 +3,10 @@ r"""Sums over the plan $P_{ij} = a_i b_j \exp(f_i + g_j - \lVert x_i - x'_j \rVe
 Costs and potentials are in units of epsilon. Two ways: with a matrix of all pairs in memory, and with none.
 """
 
+from copy import copy
+
 import torch
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from ._costs import reduced_costs
@@ -25,13 +27,23 @@ class DenseKernel:
     """
 
     def __init__(self, problem: Problem, target_potential: Float64[Tensor, "p M"], dtype: torch.dtype) -> None:
-        self._problem, self._dtype = problem, dtype
+        self.problem, self._dtype = problem, dtype
         self._absorb(target_potential)
 
     def follow(self, target_potential: Float64[Tensor, "p M"]) -> None:
         """Absorbs potentials that have moved far; waits for the device."""
         if (target_potential - self._target_potential).abs().amax() > FAR:
             self._absorb(target_potential)
+
+    def some(self, index: Bool[Tensor, "p"]) -> "DenseKernel":
+        """The kernel of some of the problems."""
+        kernel = copy(self)
+        kernel.problem, kernel._rows = self.problem[index], self._rows[index]
+        kernel._source_potential, kernel._target_potential = (
+            self._source_potential[index],
+            self._target_potential[index],
+        )
+        return kernel
 
     def source_potential(self, target_potential: Float64[Tensor, "p M"]) -> Float64[Tensor, "p N"]:
         """The source potential that makes the rows of the plan sum to the source weights."""
@@ -42,7 +54,7 @@ class DenseKernel:
         """The target potential that makes the columns of the plan sum to the target weights."""
         factor = self._source_factor(source_potential).unsqueeze(-2).to(self._dtype)
         total = (factor @ self._rows).squeeze(-2).to(torch.float64)
-        weight = self._problem.target_weight
+        weight = self.problem.target_weight
         return self._target_potential + torch.where(weight > 0, weight.log() - self._log(total), 0)
 
     def plan_times(
@@ -57,7 +69,7 @@ class DenseKernel:
 
     def _absorb(self, target_potential: Float64[Tensor, "p M"]) -> None:
         """Makes the matrix, in double precision; its rows sum to 1, so that no entry overflows."""
-        problem = self._problem
+        problem = self.problem
         shape = (*problem.source_weight.shape, problem.target_weight.shape[-1])
         self._rows = torch.empty(shape, dtype=self._dtype, device=problem.source.device)
         self._source_potential = torch.zeros_like(problem.source_weight)
@@ -70,7 +82,7 @@ class DenseKernel:
             self._source_potential[..., rows] = -log_total
 
     def _source_factor(self, source_potential: Tensor) -> Float64[Tensor, "p N"]:
-        return self._problem.source_weight * (source_potential - self._source_potential).exp()
+        return self.problem.source_weight * (source_potential - self._source_potential).exp()
 
     def _rows_times(self, values: Tensor) -> Float64[Tensor, "p N c"]:
         return (self._rows @ values.to(self._dtype)).to(torch.float64)
@@ -91,11 +103,16 @@ class OnlineKernel:
     def __init__(self, problem: Problem, dtype: torch.dtype) -> None:
         keops = import_quietly("pykeops.torch")
         self._vi, self._vj, self._dtype = keops.Vi, keops.Vj, dtype
+        self.problem = problem
         self._source, self._target = problem.source[0].to(dtype), problem.target[0].to(dtype)
         self._source_weight, self._target_weight = problem.source_weight[0], problem.target_weight[0]
 
     def follow(self, target_potential: Float64[Tensor, "1 M"]) -> None:
         """Nothing is absorbed."""
+
+    def some(self, index: Bool[Tensor, "1"]) -> "OnlineKernel":
+        """The kernel of the problem."""
+        return self
 
     def source_potential(self, target_potential: Float64[Tensor, "1 M"]) -> Float64[Tensor, "1 N"]:
         """As `DenseKernel.source_potential`."""

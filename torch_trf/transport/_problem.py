@@ -1,16 +1,17 @@
 """Transport problems side by side, each in units of its own."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from ..statistics._entries import Entries
+
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Problem:
+class Problem(Entries):
     """Points and weights of transport problems, side by side.
 
     Points are moved and scaled so that the mean cost over all pairs is 1 in each problem. What labels cost is written
@@ -72,17 +73,6 @@ class Problem:
             magnitude.square() * mean_cost,
             surplus / mean_cost,
         )
-
-    def __getitem__(self, index: Any) -> "Problem":
-        """Some of the problems."""
-        return self._map(lambda tensor: tensor[index])
-
-    def to(self, device: torch.device | str) -> "Problem":
-        """The same problems on `device`."""
-        return self._map(lambda tensor: tensor.to(device))
-
-    def _map(self, function: Callable[[Tensor], Tensor]) -> "Problem":
-        return Problem(*(function(getattr(self, field.name)) for field in fields(self)))
 
 
 def _uniform(labels: Int64[Tensor, "problems n"]) -> Float64[Tensor, "problems n"]:

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float64, Int64
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 from tqdm import tqdm
 
+from ..statistics._entries import Entries
 from ._coupling import Coupling
 from ._import import import_quietly
 from ._kernels import DenseKernel, OnlineKernel
@@ -101,42 +102,113 @@ def _couple(
     A. Thibault et al., "Overrelaxed Sinkhorn-Knopp algorithm for regularized optimal transport", 2021; T. Lehmann et
     al., "A note on overrelaxation in the Sinkhorn algorithm", 2022.
     """
-    target_potential = _annealed(problem, dtype, dense)
-    kernel = DenseKernel(problem, target_potential, dtype) if dense else OnlineKernel(problem, dtype)
-    omega = torch.ones_like(problem.unit)
-    most = omega * MOST_RELAXED
-    good, good_error = target_potential, omega * torch.inf
-    iteration, iterations, converged = 1, torch.zeros_like(omega, dtype=torch.int64), omega < 0
+    kernel: DenseKernel | OnlineKernel
+    start = _annealed(problem, dtype, dense)
+    kernel = DenseKernel(problem, start, dtype) if dense else OnlineKernel(problem, dtype)
+    state = _State.start(problem, start)
+    found = []
+    iteration = 1
     while True:
-        kernel.follow(target_potential)
-        source_potential = kernel.source_potential(target_potential)
-        balanced = kernel.target_potential(source_potential)
-        # The rows sum to the source weights now: what is left of the marginal error is the columns'.
-        error = (problem.target_weight * torch.expm1(target_potential - balanced).abs()).sum(-1)
-        iterations = torch.where(converged, iterations, iteration)
-        converged = error <= tolerance
-        if iteration >= max_iterations or converged.all():
-            break
-        grown = ~(error <= WORSE * good_error)
-        most = torch.where(grown, (1 + omega) / 2, 2 - RECOVERY * (2 - most)).clamp(max=MOST_RELAXED)
-        omega = _relaxation(omega, (error / good_error) ** (1 / CHECKED)).minimum(most)
-        omega = torch.where(grown, 1, omega).where(~converged, 0)
-        good_error = torch.where(grown, good_error, error)
-        good = torch.where(grown[:, None], good, target_potential)
-        target_potential = good + torch.where(grown, 0, omega)[:, None] * (balanced - good).nan_to_num()
-        source_potential = torch.where(grown[:, None], 0, source_potential)  # the first step is a whole one there
+        state = _look(kernel, state, tolerance, iteration)
+        finished = (state.error <= tolerance) | (iteration >= max_iterations)
+        if 2 * finished.sum() >= len(finished):  # a problem waits until half of those beside it are done
+            some = state[finished]
+            classes = source_classes[some.index], target_classes[some.index]
+            mass, cost = _round(kernel.some(finished), some, *classes)
+            found.append((some.index, Coupling(mass, cost, some.target_potential, some.error, some.iterations)))
+            kernel, state = kernel.some(~finished), state[~finished]
+            if not len(state.index):
+                break
         steps = min(CHECKED, max_iterations - iteration)
+        state = _relax(state, tolerance)
         for _ in range(steps - 1):
-            change = kernel.source_potential(target_potential) - source_potential
-            source_potential = source_potential + omega[:, None] * change
-            change = kernel.target_potential(source_potential) - target_potential
-            target_potential = target_potential + omega[:, None] * change
+            state = _step(kernel, state)
         iteration += steps
-    mass, cost = _rounded(kernel, problem, source_classes, target_classes, source_potential, target_potential, balanced)
-    return Coupling(mass, cost, target_potential, error, iterations)
+    order = torch.cat([index for index, _ in found]).argsort()
+    return Coupling.cat([coupling for _, coupling in found])[order]
 
 
-def _relaxation(omega: Float64[Tensor, "p"], rate: Float64[Tensor, "p"]) -> Float64[Tensor, "p"]:
+@dataclass(frozen=True, slots=True, eq=False)
+class _State(Entries):
+    """Where the iteration is.
+
+    Attributes:
+        index: which problem it is.
+        source_potential: f.
+        target_potential: g.
+        balanced: the target potential that would make the columns of the plan sum to the target weights.
+        error: of the marginals.
+        iterations: up to here, or to where the error was within the tolerance.
+        omega: the relaxation; 0 where nothing more is to be done.
+        most: the largest relaxation that is allowed now.
+        good_potential: the target potential at the last look that did not show divergence.
+        good_error: its error.
+    """
+
+    index: Int64[Tensor, "p"]
+    source_potential: Float64[Tensor, "p N"]
+    target_potential: Float64[Tensor, "p M"]
+    balanced: Float64[Tensor, "p M"]
+    error: Float64[Tensor, "p"]
+    iterations: Int64[Tensor, "p"]
+    omega: Float64[Tensor, "p"]
+    most: Float64[Tensor, "p"]
+    good_potential: Float64[Tensor, "p M"]
+    good_error: Float64[Tensor, "p"]
+
+    @classmethod
+    def start(cls, problem: Problem, potential: Float64[Tensor, "p M"]) -> "_State":
+        """Before the first look, without relaxation."""
+        one, index = torch.ones_like(problem.unit), torch.arange(len(problem.unit), device=problem.unit.device)
+        unknown = one * torch.inf
+        none = torch.zeros_like(problem.source_weight)
+        return cls(index, none, potential, potential, unknown, index, one, MOST_RELAXED * one, potential, unknown)
+
+
+def _look(kernel: DenseKernel | OnlineKernel, state: _State, tolerance: float, iteration: int) -> _State:
+    """The first half of an iteration, as a whole step: the rows sum to their weights, so the error is the columns'."""
+    kernel.follow(state.target_potential)
+    source_potential = kernel.source_potential(state.target_potential)
+    balanced = kernel.target_potential(source_potential)
+    difference = torch.expm1(state.target_potential - balanced)
+    return replace(
+        state,
+        source_potential=source_potential,
+        balanced=balanced,
+        error=(kernel.problem.target_weight * difference.abs()).sum(-1),
+        iterations=torch.where(state.error <= tolerance, state.iterations, iteration),
+    )
+
+
+def _relax(state: _State, tolerance: float) -> _State:
+    """The second half of it, with the relaxation that is best now; back to the last look where the error grew."""
+    grown = ~(state.error <= WORSE * state.good_error)
+    most = torch.where(grown, (1 + state.omega) / 2, 2 - RECOVERY * (2 - state.most)).clamp(max=MOST_RELAXED)
+    omega = _best_relaxation(state.omega, (state.error / state.good_error) ** (1 / CHECKED)).minimum(most)
+    omega = torch.where(state.error <= tolerance, 0, omega)
+    moved = state.target_potential + omega[:, None] * (state.balanced - state.target_potential)
+    return replace(
+        state,
+        # From 0, the first step without relaxation is a whole one.
+        source_potential=torch.where(grown[:, None], 0, state.source_potential),
+        target_potential=torch.where(grown[:, None], state.good_potential, moved),
+        omega=torch.where(grown, 1, omega),
+        most=most,
+        good_potential=torch.where(grown[:, None], state.good_potential, state.target_potential),
+        good_error=torch.where(grown, state.good_error, state.error),
+    )
+
+
+def _step(kernel: DenseKernel | OnlineKernel, state: _State) -> _State:
+    """An over-relaxed iteration."""
+    omega = state.omega[:, None]
+    change = kernel.source_potential(state.target_potential) - state.source_potential
+    source_potential = state.source_potential + omega * change
+    change = kernel.target_potential(source_potential) - state.target_potential
+    return replace(state, source_potential=source_potential, target_potential=state.target_potential + omega * change)
+
+
+def _best_relaxation(omega: Float64[Tensor, "p"], rate: Float64[Tensor, "p"]) -> Float64[Tensor, "p"]:
     """The best relaxation, by the rate at which the error falls under that of now; the same where it cannot be told."""
     plain = (rate + omega - 1).square() / (rate * omega.square())
     best = 2 / (1 + (1 - plain.clamp(max=1)).sqrt())
@@ -163,25 +235,23 @@ def _annealed(problem: Problem, dtype: torch.dtype, dense: bool) -> Float64[Tens
     return 2 * potential.to(torch.float64)
 
 
-def _rounded(
+def _round(
     kernel: DenseKernel | OnlineKernel,
-    problem: Problem,
+    state: _State,
     source_classes: Float64[Tensor, "p N Z"],
     target_classes: Float64[Tensor, "p M K"],
-    source_potential: Float64[Tensor, "p N"],
-    target_potential: Float64[Tensor, "p M"],
-    balanced: Float64[Tensor, "p M"],
 ) -> tuple[Float64[Tensor, "p K Z"], Float64[Tensor, "p"]]:
     """Joint label mass and cost of a coupling near the plan: columns too heavy are cut, what is missing is spread.
 
     Source: J. Altschuler, J. Weed and P. Rigollet, "Near-linear time approximation algorithms for optimal transport via
     Sinkhorn iteration", NeurIPS 2017, algorithm 2.
     """
-    cut = target_potential.minimum(balanced)
+    problem = kernel.problem
+    cut = state.target_potential.minimum(state.balanced)
     values = torch.cat([target_classes, problem.target], -1)
-    moved, points = kernel.plan_times(source_potential, cut, values).tensor_split([target_classes.shape[-1]], -1)
+    moved, points = kernel.plan_times(state.source_potential, cut, values).tensor_split([target_classes.shape[-1]], -1)
     rows = (problem.source_weight - moved.sum(-1)).clamp(min=0).unsqueeze(-2)
-    columns = (problem.target_weight * -torch.expm1(cut - balanced)).unsqueeze(-2)
+    columns = (problem.target_weight * -torch.expm1(cut - state.balanced)).unsqueeze(-2)
     columns = columns / columns.sum(-1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
     mass = moved.mT @ source_classes + (columns @ target_classes).mT @ (rows @ source_classes)
     inner = (problem.source * points).sum((-2, -1))
