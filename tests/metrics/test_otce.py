@@ -1,4 +1,4 @@
-"""OTCE against an assignment of copies, and known answers."""
+"""OTCE and JC-OTCE of couplings against an assignment of copies, and known answers."""
 
 import math
 
@@ -7,25 +7,23 @@ import torch
 
 from torch_trf import metrics
 from torch_trf.statistics import PixelSample
+from torch_trf.transport import couple
 
 from .. import references
-from ..helpers import arrays, assert_close, nest, random_pixels
+from ..helpers import arrays, assert_close, random_pixels
 
 
-def whole(features, labels):
-    return PixelSample.from_pixels(features, labels, size=len(labels), num_classes=4)[0]
+def otce(source, target, **options):
+    return metrics.otce(couple(*source, *target, num_classes=4, num_source_classes=4, **options))
 
 
-def otce(source, target):
-    return metrics.otce(whole(*source), whole(*target), num_classes=4, num_source_classes=4)
-
-
+@pytest.mark.parametrize("gamma", [1.0, 0.5])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize(("source_count", "target_count"), [(1, 1), (1, 7), (24, 24), (8, 12), (40, 20)])
-def test_matches_assignment(source_count, target_count, dtype, device):
+def test_matches_assignment(source_count, target_count, dtype, gamma, device):
     source = random_pixels(source_count, 3, 4, seed=1, dtype=dtype, device=device)
     target = random_pixels(target_count, 3, 3, seed=2, dtype=dtype, device=device)
-    assert_close(otce(source, target), references.otce(*arrays(*source, *target)))
+    assert_close(otce(source, target, gamma=gamma), references.otce(*arrays(*source, *target), gamma))
 
 
 @pytest.mark.parametrize(
@@ -43,26 +41,28 @@ def test_known_answers_where_pixels_lie_on_each_other(source_labels, target_labe
     assert_close(otce(source, target), expected)
 
 
-@pytest.mark.parametrize("batch", [(), (2,), (1, 2)])
-def test_leading_dimensions_are_independent(batch, device):
-    entries = range(torch.Size(batch).numel())
-    sources, targets = ([random_pixels(20, 3, 3, seed=i + s, device=device) for i in entries] for s in (0, 10))
-    score = metrics.otce(
-        *(nest([whole(*pixels) for pixels in side], batch) for side in (sources, targets)),
-        num_classes=4,
-        num_source_classes=4,
+def test_sinkhorn_is_within_hundredths_of_the_exact_score(device):
+    source, target = (random_pixels(80, 3, 4, seed=seed, device=device) for seed in (1, 2))
+    assert_close(otce(source, target, solver="sinkhorn"), otce(source, target, solver="exact"), rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_every_repeat_of_a_sample_has_a_score(repeats, device):
+    source, target = (
+        PixelSample.from_pixels(
+            *random_pixels(60, 3, 4, seed=seed, device=device), size=20, num_classes=4, num_repeats=repeats, seed=seed
+        )
+        for seed in (1, 2)
     )
-    expected = torch.stack([otce(*pair) for pair in zip(sources, targets, strict=True)]).reshape(batch)
-    assert_close(score, expected)
+    scores = otce((source.features, source.labels), (target.features, target.labels))
+    assert scores.shape == (repeats,)
+    for score, one, other in zip(scores, source, target, strict=True):
+        assert_close(score, references.otce(*arrays(*one.drawn(), *other.drawn())))
 
 
+@pytest.mark.parametrize("solver", ["exact", "sinkhorn"])
 @pytest.mark.parametrize("empty", ["source", "target"])
-def test_empty_sample_is_nan(empty, device):
+def test_without_pixels_it_is_nan(empty, solver, device):
     pixels = random_pixels(5, 3, 3, device=device)
-    ignored = pixels[0], torch.full_like(pixels[1], 255)
-    assert otce(*((ignored, pixels) if empty == "source" else (pixels, ignored))).isnan()
-
-
-def test_different_channels_are_an_error(device):
-    with pytest.raises(ValueError, match="source features of 3 channels, target features of 2"):
-        otce(random_pixels(5, 3, 2, device=device), random_pixels(5, 2, 2, device=device))
+    ignored = pixels[0], torch.full_like(pixels[1], -1)
+    assert otce(*((ignored, pixels) if empty == "source" else (pixels, ignored)), solver=solver).isnan()

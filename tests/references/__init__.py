@@ -1,5 +1,6 @@
 """Slow float64 NumPy versions of what the package computes, written from the papers and sharing no code with it."""
 
+from . import transport
 from .hscore import hscore
 from .leep import leep
 from .logme import logme
@@ -9,4 +10,14 @@ from .nce import nce
 from .otce import otce
 from .regularized_hscore import regularized_hscore
 
-__all__ = ["hscore", "leep", "logme", "moments", "nce", "otce", "regularized_hscore", "transferability_map"]
+__all__ = [
+    "hscore",
+    "leep",
+    "logme",
+    "moments",
+    "nce",
+    "otce",
+    "regularized_hscore",
+    "transferability_map",
+    "transport",
+]

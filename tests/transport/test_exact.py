@@ -1,50 +1,97 @@
-"""The exact coupling and the label mass that it carries."""
+"""The exact coupling against an assignment of copies, over all pairs and over those that matter."""
 
 import pytest
 import torch
 from hypothesis import given
-from hypothesis import strategies as st
 
-import torch_trf
-from torch_trf.transport import joint_label_mass
+from torch_trf.transport import _exact
 
-from ..helpers import assert_close, random_pixels
+from ..helpers import assert_close
+from .cases import SIZES, every_kind, expected, random_label_cost, random_problem, solve, stack
 
-
-@given(source_count=st.integers(1, 12), target_count=st.integers(1, 12), seed=st.integers(0, 2**32 - 1))
-def test_marginals_are_the_class_frequencies(source_count, target_count, seed, device):
-    source_features, source_labels = random_pixels(source_count, 2, 3, seed=seed, device=device)
-    target_features, target_labels = random_pixels(target_count, 2, 4, seed=seed + 1, device=device)
-    mass = joint_label_mass(
-        source_features, source_labels, target_features, target_labels, num_classes=4, num_source_classes=3
-    ).mass
-    assert mass.device.type == device.type
-    assert (mass >= 0).all()
-    assert_close(mass.sum(1), target_labels.bincount(minlength=4) / target_count, rtol=1e-6)
-    assert_close(mass.sum(0), source_labels.bincount(minlength=3) / source_count, rtol=1e-6)
+every_size = pytest.mark.parametrize(("source_count", "target_count"), [(1, 1), (1, 7), (50, 2), (24, 24), (40, 30)])
+every_kind_of_one_coupling = pytest.mark.parametrize("kind", ["random", "outlier", "clusters of unequal size", "moved"])
 
 
-def test_exchanging_sides_transposes(device):
-    source = random_pixels(10, 2, 3, seed=1, device=device)
-    target = random_pixels(15, 2, 3, seed=2, device=device)
-    forth, back = (
-        joint_label_mass(*first, *second, num_classes=3, num_source_classes=3).mass
-        for first, second in ((source, target), (target, source))
-    )
-    assert_close(forth, back.T)
+@pytest.fixture(params=[_exact.DENSE_PIXELS, 3], ids=["all pairs", "some pairs"])
+def pairs(request, monkeypatch):
+    """Gives the simplex all pairs at once, or few and more of them when they turn out to matter."""
+    monkeypatch.setattr(_exact, "DENSE_PIXELS", request.param)
+    monkeypatch.setattr(_exact, "NEAREST", 2)  # so few that some are missed
 
 
-def test_on_a_line_the_coupling_is_sorted(device):
-    x = torch.tensor([3.0, 1.0, 2.0], device=device).unsqueeze(-1)
-    source_labels, target_labels = torch.tensor([2, 0, 1], device=device), torch.tensor([1, 2, 0], device=device)
-    target = torch.tensor([50.0, 90.0, -70.0], device=device).unsqueeze(-1)
-    mass = joint_label_mass(x, source_labels, target, target_labels, num_classes=3, num_source_classes=3).mass
-    assert_close(mass, torch.eye(3) / 3, rtol=1e-6)
+def assert_optimal(found, mean_cost):
+    """By the certificate: no coupling costs less."""
+    assert found.duality_gap <= 1e-9 * mean_cost
+    assert found.marginal_error <= 1e-12
+    assert found.converged
+    assert found.solver == "exact"
+    assert found.epsilon == 0
 
 
-@pytest.mark.filterwarnings("ignore:numItermax reached")  # POT's own, before the error
+@pytest.mark.usefixtures("pairs")
+@pytest.mark.parametrize("label_cost_scale", [0.0, 3.0])
+@every_size
+@every_kind_of_one_coupling
+def test_matches_assignment(kind, source_count, target_count, label_cost_scale, device):
+    pixels = random_problem(source_count, target_count, device=device, kind=kind)
+    label_cost = random_label_cost(device, label_cost_scale)
+    found = solve(pixels, label_cost=label_cost)
+    mass, cost = expected(pixels, label_cost)
+    assert_close(found.mass, mass)
+    assert_close(found.cost, cost)
+
+
+@pytest.mark.usefixtures("pairs")
+@every_kind
+@every_size
+def test_costs_least_and_proves_it(kind, source_count, target_count, device):
+    pixels = random_problem(source_count, target_count, device=device, kind=kind)
+    found = solve(pixels)
+    mean_cost = torch.cdist(pixels[0], pixels[2]).square().mean()
+    assert_close(found.cost, expected(pixels)[1], atol=1e-9 * mean_cost.item())
+    assert_optimal(found, mean_cost)
+
+
+@given(sizes=SIZES)
+def test_some_pairs_suffice(sizes, device):
+    pixels = random_problem(device=device, **sizes)
+    found = solve(pixels)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_exact, "DENSE_PIXELS", 2)
+        patch.setattr(_exact, "NEAREST", 1)
+        some = solve(pixels)
+    assert_close(some.mass, found.mass)
+    assert_close(some.cost, found.cost)
+
+
+@every_kind
+def test_hundreds_of_pixels_need_few_rounds(kind, device, monkeypatch):
+    monkeypatch.setattr(_exact, "DENSE_PIXELS", 50)
+    pixels = random_problem(600, 500, device=device, kind=kind)
+    found = solve(pixels)
+    mean_cost = torch.cdist(pixels[0], pixels[2]).square().mean()
+    assert_optimal(found, mean_cost)
+    assert found.iterations <= 20
+
+
+def test_problems_side_by_side_are_solved_alone(device):
+    problems = [random_problem(device=device, seed=seed) for seed in range(8)]
+    found = solve(stack(problems))
+    for mass, cost, pixels in zip(found.mass, found.cost, problems, strict=True):
+        alone = solve(pixels)
+        assert_close(mass, alone.mass, rtol=0, atol=0)
+        assert_close(cost, alone.cost)
+
+
 def test_unfinished_simplex_is_an_error(device, monkeypatch):
-    monkeypatch.setattr(torch_trf.transport._exact, "MAX_ITERATIONS", 1)
-    x, y = random_pixels(20, 2, 2, device=device)
-    with pytest.raises(RuntimeError, match="the exact coupling was not found"):
-        joint_label_mass(x, y, x + 1, y, num_classes=2, num_source_classes=2)
+    monkeypatch.setattr(_exact, "MAX_PIVOTS", 1)
+    with pytest.raises(RuntimeError, match="the exact coupling was not found: numItermax reached"):
+        solve(random_problem(device=device))
+
+
+def test_endless_rounds_are_an_error(device, monkeypatch):
+    monkeypatch.setattr(_exact, "DENSE_PIXELS", 3)
+    monkeypatch.setattr(_exact, "MAX_ROUNDS", 1)
+    with pytest.raises(RuntimeError, match="was not found in 1 rounds"):
+        solve(random_problem(device=device))

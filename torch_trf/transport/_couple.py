@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from ._checks import check_pixels
 from ._joint_label_mass import JointLabelMass, joint_label_mass
 
 JC_GAMMA = 0.5  # Tan et al., TNNLS 2024
@@ -57,6 +58,9 @@ def couple(
         raise ValueError(f"gamma must be above 0 and at most 1, not {gamma}")
     options = {"num_classes": num_classes, "num_source_classes": num_source_classes, **solver_options}
     batch = target_labels.shape[:-1]
+    if torch.broadcast_shapes(batch, source_labels.shape[:-1]) != batch:
+        leading = f"leading dimensions {list(source_labels.shape[:-1])} of the source"
+        raise ValueError(f"{leading} are more than those of the target, {list(batch)}")
     source_features = source_features.expand(*batch, *source_features.shape[-2:])
     source_labels = source_labels.expand(*batch, source_labels.shape[-1])
     if gamma == 1:
@@ -102,6 +106,8 @@ def label_distances(
         >>> label_distances(x, y, x + 1, y, num_classes=2, num_source_classes=2).tolist()
         [[1.0, 16.0], [36.0, 1.0]]
     """
+    check_pixels(source_features, source_labels, num_source_classes, "source")
+    check_pixels(target_features, target_labels, num_classes, "target")
     of_class = torch.arange(num_source_classes, device=source_labels.device).unsqueeze(-1)
     source_labels = source_labels.unsqueeze(-2)
     source_labels = torch.where(source_labels == of_class, source_labels, -1)  # [..., Z, N]: a problem for each class

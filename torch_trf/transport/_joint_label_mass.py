@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from ..statistics import Faults, JointMass
+from ._checks import check_label_cost, check_pixels, check_sides
 from ._costs import c_transform
 from ._coupling import Coupling
 from ._exact import exact_coupling
@@ -18,6 +19,7 @@ from ._options import Solver, SolverOptions
 from ._problem import Problem
 from ._sinkhorn import sinkhorn_coupling
 
+LEAST_EPSILON = 1e-12  # of the spread of the costs; rounding is no longer small beside less
 EXACT_PIXELS = 10_000  # a side; larger problems, and all on a GPU, go to Sinkhorn unless the exact solver is asked for
 
 
@@ -62,16 +64,30 @@ class JointLabelMass:
         return JointMass(self.mass, none._map(lambda tensor: tensor.expand(self.cost.shape)))
 
     @classmethod
+    def nothing(
+        cls, problems: int, num_classes: int, num_source_classes: int, solver: str, device: torch.device
+    ) -> "JointLabelMass":
+        """Of problems without pixels."""
+        zero = torch.zeros(problems, dtype=torch.float64, device=device)
+        unknown, none = zero + math.nan, zero.to(torch.int64)
+        mass = zero.new_zeros(problems, num_classes, num_source_classes)
+        return cls(mass, unknown, unknown.clone(), zero, unknown.clone(), none, none == 0, solver)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All but the solver's name."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "solver"}
+
+    @classmethod
     def cat(cls, parts: "Sequence[JointLabelMass]", dim: int) -> "JointLabelMass":
         """Several results as one, along a leading dimension; `dim` counts from the first."""
-        columns = {name: [getattr(part, name) for part in parts] for name in (field.name for field in fields(cls))}
-        solvers = ", ".join(sorted(set(columns.pop("solver"))))
-        return cls(solver=solvers, **{name: torch.cat(tensors, dim) for name, tensors in columns.items()})
+        columns = {name: [part.tensors()[name] for part in parts] for name in parts[0].tensors()}
+        solvers = ", ".join(sorted({part.solver for part in parts}))
+        return cls(**{name: torch.cat(tensors, dim) for name, tensors in columns.items()}, solver=solvers)
 
     def diagnostics(self) -> dict[str, Any]:
         """All but the mass, as plain numbers, in lists along the leading dimensions."""
-        values = ((field.name, getattr(self, field.name)) for field in fields(self) if field.name != "mass")
-        return {name: value.tolist() if isinstance(value, Tensor) else value for name, value in values}
+        values = {name: value.tolist() for name, value in self.tensors().items() if name != "mass"}
+        return {"solver": self.solver, **values}
 
 
 def joint_label_mass(
@@ -148,65 +164,90 @@ def joint_label_mass(
     M. Cuturi, "Sinkhorn distances", NeurIPS 2013; J. Feydy, "Geometric data analysis, beyond convolutions", 2020,
     chapter 3 (annealing).
     """
-    SolverOptions(solver=solver, epsilon=epsilon, tolerance=tolerance, max_iterations=max_iterations)  # checks them
-    batch = _check_shapes(source_features, source_labels, target_features, target_labels)
-    num_classes = _check_labels(target_labels, num_classes, "target")
-    num_source_classes = _check_labels(source_labels, num_source_classes, "source")
-    _check_finite(source_features, source_labels, "source")
-    _check_finite(target_features, target_labels, "target")
-    shape = (*batch, num_classes, num_source_classes)
-    if label_cost is not None and label_cost.shape != shape:
-        raise ValueError(f"label_cost {list(label_cost.shape)} must be {list(shape)}: target classes, source classes")
+    options = SolverOptions(
+        solver=solver,
+        epsilon=epsilon,
+        relative_epsilon=relative_epsilon,
+        tolerance=tolerance,
+        max_iterations=max_iterations,
+        strict=strict,
+    )
+    num_source_classes = check_pixels(source_features, source_labels, num_source_classes, "source")
+    num_classes = check_pixels(target_features, target_labels, num_classes, "target")
+    check_sides(source_features, target_features)
+    shape = (*target_labels.shape[:-1], num_classes, num_source_classes)
+    if label_cost is not None:
+        check_label_cost(label_cost, shape)
 
-    device = target_features.device
+    dtype = torch.promote_types(torch.promote_types(source_features.dtype, target_features.dtype), torch.float32)
     source, target = _packed(source_features, source_labels), _packed(target_features, target_labels)
     present = (source[1] >= 0).any(-1) & (target[1] >= 0).any(-1)
-    costs = None if label_cost is None else label_cost.reshape(-1, *shape[-2:])[present]
-    source, target = (source[0][present], source[1][present]), (target[0][present], target[1][present])
-    most = max(source[1].shape[-1], target[1].shape[-1])
-    if solver == "auto":
-        solver = "exact" if device.type == "cpu" and most <= EXACT_PIXELS else "sinkhorn"
+    largest = max(source[1].shape[-1], target[1].shape[-1])
+    if options.solver == "auto":
+        on_cpu = target_features.device.type == "cpu"
+        options = replace(options, solver="exact" if on_cpu and largest <= EXACT_PIXELS else "sinkhorn")
+    found = JointLabelMass.nothing(len(present), num_classes, num_source_classes, options.solver, present.device)
+    if present.any():
+        problem = Problem.of(
+            source[0][present],
+            source[1][present],
+            target[0][present],
+            target[1][present],
+            label_cost=None if label_cost is None else label_cost.detach().reshape(-1, *shape[-2:])[present],
+        )
+        if not problem.unit.isfinite().all():
+            raise ValueError("the features are so large that their squared distances exceed double precision")
+        labels = source[1][present], target[1][present]
+        solved = _solved(problem, *labels, num_classes, num_source_classes, options, dtype, progress)
+        for name, value in solved.tensors().items():
+            getattr(found, name)[present] = value
+    tensors = {name: value.reshape((*shape[:-2], *value.shape[1:])) for name, value in found.tensors().items()}
+    return JointLabelMass(**tensors, solver=options.solver)
 
-    problem = Problem.of(*source, *target, label_cost=costs)
-    if not problem.unit.isfinite().all():
-        raise ValueError("the features are so large that their squared distances exceed double precision")
-    share = torch.full_like(problem.unit, epsilon) / (1 if relative_epsilon else problem.unit)
+
+def _solved(
+    problem: Problem,
+    source_labels: Int64[Tensor, "p N"],
+    target_labels: Int64[Tensor, "p M"],
+    num_classes: int,
+    num_source_classes: int,
+    options: SolverOptions,
+    dtype: torch.dtype,
+    progress: bool,
+) -> JointLabelMass:
+    """The solver's couplings, in the units of the features."""
     classes = {"num_classes": num_classes, "num_source_classes": num_source_classes}
-    if solver == "exact":
-        share = torch.zeros_like(share)
-        found = exact_coupling(problem, source[1], target[1], **classes, progress=progress).to(device)
+    if options.solver == "exact":
+        epsilon = torch.zeros_like(problem.unit)
+        coupling = exact_coupling(problem, source_labels, target_labels, **classes, progress=progress)
+        coupling = coupling.to(problem.unit.device)
     else:
-        found = sinkhorn_coupling(
+        epsilon = options.epsilon * problem.mean_cost if options.relative_epsilon else options.epsilon / problem.unit
+        if (epsilon < LEAST_EPSILON).any():
+            raise ValueError(f"epsilon={options.epsilon:g} is too small for sinkhorn in double precision")
+        coupling = sinkhorn_coupling(
             problem,
-            source[1],
-            target[1],
-            epsilon=share,
-            tolerance=tolerance,
-            max_iterations=max_iterations,
-            dtype=torch.promote_types(source_features.dtype, target_features.dtype),
+            source_labels,
+            target_labels,
+            epsilon=epsilon,
+            tolerance=options.tolerance,
+            max_iterations=options.max_iterations,
+            dtype=dtype,
             **classes,
             progress=progress,
         )
-    gap = (found.cost - _dual(problem, found.target_potential)).clamp(min=0)
-    converged = found.marginal_error <= tolerance
+    converged = coupling.marginal_error <= options.tolerance
     if not converged.all():
-        _say_not_converged(found, converged, epsilon, relative_epsilon, tolerance, strict)
-
-    def spread(values: Tensor, fill: float) -> Tensor:
-        """Back to all entries: those that a side without pixels leaves out hold `fill`."""
-        full = values.new_full((len(present), *values.shape[1:]), fill)
-        full[present] = values
-        return full.reshape((*batch, *values.shape[1:]))
-
+        _say_not_converged(coupling, converged, options)
     return JointLabelMass(
-        mass=spread(found.mass, 0),
-        cost=spread((found.cost - problem.surplus) * problem.unit, math.nan),
-        duality_gap=spread(gap * problem.unit, math.nan),
-        marginal_error=spread(found.marginal_error, 0),
-        epsilon=spread(share * problem.unit, math.nan),
-        iterations=spread(found.iterations, 0),
-        converged=spread(converged, True),
-        solver=solver,
+        mass=coupling.mass,
+        cost=(coupling.cost - problem.surplus) * problem.unit,
+        duality_gap=(coupling.cost - _dual(problem, coupling.target_potential)).clamp(min=0) * problem.unit,
+        marginal_error=coupling.marginal_error,
+        epsilon=epsilon * problem.unit,
+        iterations=coupling.iterations,
+        converged=converged,
+        solver=options.solver,
     )
 
 
@@ -221,65 +262,26 @@ def _dual(problem: Problem, target_potential: Float64[Tensor, "p M"]) -> Float64
 def _packed(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Problems along one dimension, pixels first, with as many places as the largest has pixels."""
     features, labels = features.reshape(-1, *features.shape[-2:]).detach(), labels.reshape(-1, labels.shape[-1])
-    places = int((labels >= 0).sum(-1).max())
+    places = max(1, int((labels >= 0).sum(-1).max()))
     if places < labels.shape[-1]:
         first = (labels < 0).to(torch.uint8).argsort(dim=-1, stable=True)[:, :places]
         features, labels = features.take_along_dim(first.unsqueeze(-1), 1), labels.take_along_dim(first, 1)
     return features, labels
 
 
-def _say_not_converged(
-    found: Coupling,
-    converged: Bool[Tensor, "p"],
-    epsilon: float,
-    relative_epsilon: bool,
-    tolerance: float,
-    strict: bool,
-) -> None:
+def _say_not_converged(coupling: Coupling, converged: Bool[Tensor, "p"], options: SolverOptions) -> None:
     failed = int((~converged).sum())
     which = "the coupling" if len(converged) == 1 else f"{failed:,} of {len(converged):,} couplings"
-    share = " of the mean cost" if relative_epsilon else ""
+    how, advice = "by the exact solver", ""
+    if options.solver == "sinkhorn":
+        share = " of the mean cost" if options.relative_epsilon else ""
+        iterations = f"after {int(coupling.iterations.max()):,} Sinkhorn iterations"
+        how, advice = f"{iterations} at epsilon = {options.epsilon:g}{share}", "; allow more, or a larger epsilon"
+    error = f"{float(coupling.marginal_error.max()):.2g}"
     message = (
-        f"{which} did not converge: after {int(found.iterations.max()):,} Sinkhorn iterations at epsilon = {epsilon:g}"
-        f"{share} the marginals are off by {float(found.marginal_error.max()):.2g} in L1, more than the tolerance"
-        f" {tolerance:g}; allow more iterations, or a larger epsilon"
+        f"{which} did not converge: {how} the marginals are off by {error} in L1, more than the tolerance"
+        f" {options.tolerance:g}{advice}"
     )
-    if strict:
+    if options.strict:
         raise ConvergenceError(message)
-    warnings.warn(message, ConvergenceWarning, stacklevel=3)
-
-
-def _check_shapes(
-    source_features: Tensor, source_labels: Tensor, target_features: Tensor, target_labels: Tensor
-) -> torch.Size:
-    batch = target_labels.shape[:-1]
-    for side, features, labels in (
-        ("source", source_features, source_labels),
-        ("target", target_features, target_labels),
-    ):
-        if features.shape[:-1] != labels.shape or labels.shape[:-1] != batch or not labels.dim():
-            shapes = f"{side} features {list(features.shape)} and labels {list(labels.shape)}"
-            raise ValueError(f"{shapes}: expected {[*batch, 'pixels', 'channels']} and {[*batch, 'pixels']}")
-        if features.numel() == 0:
-            raise ValueError(f"{side} features {list(features.shape)} hold no pixel")
-    if source_features.shape[-1] != target_features.shape[-1]:
-        raise ValueError(
-            f"source features of {source_features.shape[-1]} channels, target features of {target_features.shape[-1]}:"
-            " both data sets must be seen through the same model"
-        )
-    if source_features.device != target_features.device:
-        devices = f"source features are on {source_features.device}, target features on {target_features.device}"
-        raise ValueError(f"{devices}: put them on one device")
-    return batch
-
-
-def _check_labels(labels: Tensor, num_classes: int | None, side: str) -> int:
-    largest = int(labels.max())
-    if num_classes is not None and largest >= num_classes:
-        raise ValueError(f"{side} label {largest} is outside [0, {num_classes})")
-    return max(largest + 1, 1) if num_classes is None else num_classes
-
-
-def _check_finite(features: Tensor, labels: Tensor, side: str) -> None:
-    if bad := int((~features.isfinite().all(-1) & (labels >= 0)).sum()):
-        raise ValueError(f"{side} features of {bad:,} labelled pixels are NaN or infinite")
+    warnings.warn(message, ConvergenceWarning, stacklevel=4)

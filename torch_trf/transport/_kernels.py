@@ -32,7 +32,7 @@ class DenseKernel:
 
     def follow(self, target_potential: Float64[Tensor, "p M"]) -> None:
         """Absorbs potentials that have moved far; waits for the device."""
-        if (target_potential - self._target_potential).abs().amax() > FAR:
+        if FAR < (target_potential - self._target_potential).abs().amax() < torch.inf:  # what diverged is taken back
             self._absorb(target_potential)
 
     def some(self, index: Bool[Tensor, "p"]) -> "DenseKernel":

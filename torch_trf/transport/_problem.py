@@ -9,13 +9,16 @@ from torch import Tensor
 
 from ..statistics._entries import Entries
 
+ROUNDING = 1e-14  # of a mean, relative to the largest number in it
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Problem(Entries):
     """Points and weights of transport problems, side by side.
 
-    Points are moved and scaled so that the mean cost over all pairs is 1 in each problem. What labels cost is written
-    as further coordinates: the squared distances between them are that cost and a surplus that every coupling pays.
+    Each side is moved so that its mean is 0, and the points are scaled so that the mean cost over all pairs is 1 then.
+    What labels cost is written as further coordinates, whose squared distances are that cost and a part of either pixel
+    alone. All of this changes what couplings cost by the same amount, so none of it changes which one is optimal.
 
     Attributes:
         source: points.
@@ -23,7 +26,8 @@ class Problem(Entries):
         target: points.
         target_weight: as of the source.
         unit: cost, in units of the features squared, of what costs 1 here.
-        surplus: what every coupling pays too much.
+        surplus: what every coupling pays more here than in truth, in these units.
+        mean_cost: in truth, over all pairs, in these units; 1 where nothing costs anything.
     """
 
     source: Float64[Tensor, "*problems N E"]
@@ -32,6 +36,7 @@ class Problem(Entries):
     target_weight: Float64[Tensor, "*problems M"]
     unit: Float64[Tensor, "*problems"]
     surplus: Float64[Tensor, "*problems"]
+    mean_cost: Float64[Tensor, "*problems"]
 
     @classmethod
     def of(
@@ -48,31 +53,26 @@ class Problem(Entries):
             features.to(torch.float64).where((weight > 0).unsqueeze(-1), 0)
             for features, weight in zip((source_features, target_features), weights, strict=True)
         ]
-        # A magnitude first, because squares of very large or very small features leave double precision.
-        centre = (_mean(points[0], weights[0]) + _mean(points[1], weights[1])).unsqueeze(-2) / 2
-        points = [(x - centre) * (weight > 0).unsqueeze(-1) for x, weight in zip(points, weights, strict=True)]
-        magnitude = torch.maximum(*(x.abs().amax((-2, -1)) for x in points))
+        points, shift = _centred(points, weights)
+        # Squares of very large or very small numbers would leave the range of double precision.
+        magnitude = torch.maximum(torch.maximum(*(x.abs().amax((-2, -1)) for x in points)), shift.abs().amax(-1))
         if label_cost is not None:
             magnitude = torch.maximum(magnitude, label_cost.amax((-2, -1)).sqrt())
         magnitude = _or_one(magnitude)
         points = [x / magnitude[:, None, None] for x in points]
-        surplus = torch.zeros_like(magnitude)
+        surplus = -(shift / magnitude[:, None]).square().sum(-1)
         if label_cost is not None:
             cost = label_cost / magnitude.square()[:, None, None]
             coordinates = _label_coordinates(cost, source_labels, target_labels, weights[0])
-            surplus = mean_squares(coordinates, weights)
+            surplus = surplus + mean_squares(coordinates, weights)
+            coordinates, shift = _centred(coordinates, weights)
+            surplus = surplus - shift.square().sum(-1)
             points = [torch.cat(pair, -1) for pair in zip(points, coordinates, strict=True)]
-        inner = (_mean(points[0], weights[0]) * _mean(points[1], weights[1])).sum(-1)
-        mean_cost = _or_one(mean_squares(points, weights) - 2 * inner - surplus)
-        scale = mean_cost.sqrt()[:, None, None]
-        return cls(
-            points[0] / scale,
-            weights[0],
-            points[1] / scale,
-            weights[1],
-            magnitude.square() * mean_cost,
-            surplus / mean_cost,
-        )
+        squares = mean_squares(points, weights)
+        scale = _or_one(squares)
+        source, target = (x / scale.sqrt()[:, None, None] for x in points)
+        mean_cost = _or_one((squares - surplus) / scale)
+        return cls(source, weights[0], target, weights[1], magnitude.square() * scale, surplus / scale, mean_cost)
 
 
 def _uniform(labels: Int64[Tensor, "problems n"]) -> Float64[Tensor, "problems n"]:
@@ -80,8 +80,14 @@ def _uniform(labels: Int64[Tensor, "problems n"]) -> Float64[Tensor, "problems n
     return is_pixel / is_pixel.sum(-1, keepdim=True).clamp(min=1)
 
 
-def _mean(points: Tensor, weight: Tensor) -> Float64[Tensor, "problems E"]:
-    return (weight.unsqueeze(-2) @ points).squeeze(-2)
+def _centred(points: Sequence[Tensor], weights: Sequence[Tensor]) -> tuple[list[Tensor], Float64[Tensor, "problems E"]]:
+    """Both sides around their own means, and how far these lie apart; rounding alone moves no point."""
+    means = [weight.unsqueeze(-2) @ x for x, weight in zip(points, weights, strict=True)]
+    noise = ROUNDING * torch.maximum(*(x.abs().amax((-2, -1), keepdim=True) for x in points))
+    differences = [x - mean for x, mean in zip(points, means, strict=True)] + [means[0] - means[1]]
+    differences = [x.where(x.abs().amax((-2, -1), keepdim=True) > noise, 0) for x in differences]
+    centred = [x * (weight > 0).unsqueeze(-1) for x, weight in zip(differences[:2], weights, strict=True)]
+    return centred, differences[-1].squeeze(-2)
 
 
 def mean_squares(points: Sequence[Tensor], weights: Sequence[Tensor]) -> Float64[Tensor, "problems"]:
@@ -100,7 +106,7 @@ def _label_coordinates(
     source_labels: Int64[Tensor, "problems N"],
     target_labels: Int64[Tensor, "problems M"],
     source_weight: Float64[Tensor, "problems N"],
-) -> tuple[Float64[Tensor, "problems N K"], Float64[Tensor, "problems M K"]]:
+) -> list[Tensor]:
     r"""Points p, q of which $\lVert p_i - q_j \rVert^2$ is the cost of their labels and a part for either pixel alone.
 
     That is $-2 \langle p_i, q_j \rangle = $ cost$[y_j, z_i]$; all couplings pay the parts of single pixels alike.
@@ -112,4 +118,4 @@ def _label_coordinates(
     target = one_hot[target_labels % (classes + 1)]
     # Of all ways to share a factor, the one with the least squares to be subtracted again.
     share = _or_one((source_weight * source.square().sum(-1)).sum(-1)).pow(0.25)[:, None, None]
-    return source / share, target * share
+    return [source / share, target * share]

@@ -269,10 +269,13 @@ def _one_hot(labels: Int64[Tensor, "p n"], num_classes: int) -> Float64[Tensor, 
 @contextmanager
 def _full_precision() -> Iterator[None]:
     """Matrix products in the precision of their numbers, whatever the caller allows elsewhere."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    backends = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = [backend.fp32_precision for backend in backends]
     try:
+        for backend in backends:
+            backend.fp32_precision = "ieee"
         with torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
             yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision
