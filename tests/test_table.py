@@ -6,7 +6,7 @@ import pytest
 
 from torch_trf.pixels import Pixels
 from torch_trf.statistics import JointMass, LogLikelihood, Moments
-from torch_trf.table import METRICS, FeatureMetricName, MapMetricName, MetricName, statistic
+from torch_trf.table import METRICS, FeatureMetricName, MetricName, statistic
 
 from .helpers import assert_same, random_images
 
@@ -47,7 +47,7 @@ def test_missing_class_scores_are_an_error(name, images):
 
 def test_names_agree():
     assert tuple(METRICS) == get_args(MetricName)
-    assert set(get_args(MapMetricName)) == set(METRICS) - {"otce"}
+    assert set(get_args(MetricName)) == set(METRICS) - {"otce"}
     assert set(get_args(FeatureMetricName)) == {name for name in METRICS if METRICS[name].reads == "features"}
     samples = {"source_sample", "feature_sample"}
     assert {part for metric in METRICS.values() for part in metric.statistics} - samples <= set(STATISTICS)

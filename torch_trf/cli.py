@@ -71,7 +71,6 @@ def _score_parser() -> ArgumentParser:
     parser = _folder_parser(
         "Scores a source model on a target data set, from the model's features on target pixels and the pixels' labels"
     )
-    parser.add_argument("--source", type=str, metavar="DIR", help="features of the source data set, for otce")
     parser.add_argument(
         "--metrics", type=MetricName, nargs="+", default=DEFAULT_METRICS, help="which metrics to compute"
     )
@@ -82,12 +81,8 @@ def _score_parser() -> ArgumentParser:
         default=[],
         help="metrics that read the softmax of the features instead of the features",
     )
-    parser.add_argument(
-        "--num_source_classes", type=int | None, help="number of source classes; the largest label plus one by default"
-    )
     own = {"metrics", "softmax", "num_classes", "num_source_classes", "stream_pixels", "device", "progress"}
     parser.add_class_arguments(Scorer, as_group=False, as_positional=False, skip=own)
-    parser.add_argument("--num_source_images", type=int | None, help="source images to draw; all by default")
     parser.add_argument("--output", type=str | None, metavar="FILE", help="JSON file to write the scores to")
     return parser
 
@@ -98,7 +93,7 @@ def _map_parser() -> ArgumentParser:
         " target pixels and the pixels' labels, in images of one size"
     )
     parser.add_argument("--metric", type=MetricName, required=True, help="which metric to map")
-    own = {"metric", "num_classes", "device", "progress"}
+    own = {"metric", "num_classes", "num_source_classes", "device", "progress"}
     parser.add_class_arguments(Mapper, as_group=False, as_positional=False, skip=own)
     parser.add_argument(
         "--scale",
@@ -124,8 +119,15 @@ def _folder_parser(description: str) -> ArgumentParser:
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of these options")
     parser.add_argument("--target", type=str, required=True, metavar="DIR", help="features of the target data set")
     parser.add_argument(
+        "--source", type=str | None, metavar="DIR", help="features of the source data set, for otce and jc_otce"
+    )
+    parser.add_argument(
         "--num_classes", type=int | None, help="number of target classes; the largest label plus one by default"
     )
+    parser.add_argument(
+        "--num_source_classes", type=int | None, help="number of source classes; the largest label plus one by default"
+    )
+    parser.add_argument("--num_source_images", type=int | None, help="source images to draw; all by default")
     parser.add_class_arguments(FeatureFolder, as_group=False, as_positional=False, skip={"path", "num_images", "seed"})
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N; auto takes a GPU if any")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -148,18 +150,8 @@ def _score(options: Namespace) -> None:
     if output is not None:
         _check_output(output)
     target = _folder(options, options.target, options.metrics)
-    source = None
-    if "otce" in options.metrics:
-        if options.source is None:
-            raise ValueError("otce compares two data sets: give --source DIR")
-        drawn = {"num_images": options.num_source_images, "seed": options.seed}
-        source = _folder(options, options.source, ["otce"], **drawn)
     num_classes = _num_classes(target, options.num_classes, options.ignore_index, "--num_classes")
-    num_source_classes = None
-    if source is not None:
-        num_source_classes = _num_classes(
-            source, options.num_source_classes, options.ignore_index, "--num_source_classes"
-        )
+    source, num_source_classes = _source(options, options.metrics, options.seed)
     device = _device(options.device)
     settings = {key: value for key, value in vars(options).items() if key not in ("config", "output", "debug")}
     settings |= {"num_classes": num_classes, "num_source_classes": num_source_classes, "device": str(device)}
@@ -171,6 +163,9 @@ def _score(options: Namespace) -> None:
     if source is not None:
         print(f"source  {source.path}: {len(source)} images, {num_source_classes} classes")
     print(_table(scores))
+    for name, score in scores.items():
+        if score.coupling is not None:
+            print(_trust(name, score.coupling))
     if output is not None:
         _write_json(
             output,
@@ -204,10 +199,12 @@ def _map(options: Namespace) -> None:
         check_pictures(pictures, target.image_size())
     num_classes = _num_classes(target, options.num_classes, options.ignore_index, "--num_classes")
     given = {key: value for key, value in vars(options).items() if key in Mapper.__dataclass_fields__}
-    given |= {"num_classes": num_classes, "device": _device(options.device), "progress": True}
+    source, num_source_classes = _source(options, [options.metric])
+    given |= {"num_classes": num_classes, "num_source_classes": num_source_classes}
+    given |= {"device": _device(options.device), "progress": True}
     if options.scale == "exp" and options.metric not in LOG_LIKELIHOODS:
         raise ValueError(f"--scale exp is for {' and '.join(LOG_LIKELIHOODS)}, not for {options.metric}")
-    made = Mapper(**given)(target)
+    made = Mapper(**given)(target, source)
     if options.scale == "exp":
         made = made.exp()
     rows, columns = made.values.shape[-2:]
@@ -217,11 +214,15 @@ def _map(options: Namespace) -> None:
     made.save(array)
     save_figure(draw_map(made, title=title, pictures=pictures, progress=True), picture)
     print(f"target  {target.path}: {len(target)} images, {num_classes} classes")
+    if source is not None:
+        print(f"source  {source.path}: {len(source)} images, {num_source_classes} classes")
     print(f"map     {rows} x {columns} {patches}; {int(made.valid.sum()):,} of {made.valid.numel():,} patches valid")
     if made.valid.any():
         found = made.values[made.valid]
         mean, least, largest = (f"{round(x.item(), 6) + 0.0:.6f}" for x in (found.mean(), found.min(), found.max()))
         print(f"{made.metric}  mean {mean}, from {least} to {largest} {made.unit}; higher is better")
+        if made.coupling is not None:
+            print(_trust(made.metric, made.coupling.diagnostics()))
     print(f"written to {array} and {picture}")
 
 
@@ -235,6 +236,28 @@ def _folder(options: Namespace, path: str, metrics: Sequence[str], **more: Any) 
         logit_name=options.logit_name if reads_logits else None,
         **more,
     )
+
+
+def _source(options: Namespace, metrics: Sequence[str], seed: int = 0) -> tuple[FeatureFolder | None, int | None]:
+    """The source folder and its number of classes, where a metric couples source and target."""
+    coupled = [name for name in metrics if METRICS[name].gamma is not None]
+    if not coupled:
+        return None, options.num_source_classes
+    if options.source is None:
+        raise ValueError(f"{coupled[0]} compares two data sets: give --source DIR")
+    source = _folder(options, options.source, coupled, num_images=options.num_source_images, seed=seed)
+    return source, _num_classes(source, options.num_source_classes, options.ignore_index, "--num_source_classes")
+
+
+def _trust(name: str, diagnostics: dict[str, Any]) -> str:
+    """In a line, how well source and target were coupled; the worst of all couplings."""
+    numbers = {key: torch.tensor(value).flatten() for key, value in diagnostics.items() if key != "solver"}
+    above = (100 * numbers["duality_gap"] / numbers["cost"]).nan_to_num(0).max().item()
+    how = diagnostics["solver"]
+    if numbers["iterations"].max() > 0 and "sinkhorn" in how:
+        how += f" (epsilon {numbers['epsilon'].nanmean():.3g}, up to {int(numbers['iterations'].max()):,} iterations)"
+    error = numbers["marginal_error"].max().item()
+    return f"{name} coupled by {how}: marginals within {error:.1e}, cost at most {above:.1e} % above the least"
 
 
 def _check_output(path: Path) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
+from tqdm import tqdm
 
 from ._checks import check_pixels
 from ._joint_label_mass import JointLabelMass, joint_label_mass
@@ -81,6 +82,7 @@ def label_distances(
     *,
     num_classes: int,
     num_source_classes: int,
+    progress: bool = False,
     **solver_options: Any,
 ) -> Float64[Tensor, "*batch K Z"]:
     r"""How far the pixels of a target class lie from those of a source class: the cost of their optimal coupling.
@@ -92,6 +94,7 @@ def label_distances(
         target_labels: `[..., M]`, in `[0, K)`; negative for no pixel.
         num_classes: K.
         num_source_classes: Z.
+        progress: whether to show a progress bar over target classes.
         **solver_options: as for `joint_label_mass`.
 
     Returns:
@@ -124,6 +127,6 @@ def label_distances(
             num_source_classes=num_source_classes,
             **solver_options,
         ).cost
-        for target_class in range(num_classes)
+        for target_class in tqdm(range(num_classes), "label distances", unit="class", disable=not progress)
     ]
     return torch.stack(rows, -2).nan_to_num(0)
