@@ -253,11 +253,12 @@ def _trust(name: str, diagnostics: dict[str, Any]) -> str:
     """In a line, how well source and target were coupled; the worst of all couplings."""
     numbers = {key: torch.tensor(value).flatten() for key, value in diagnostics.items() if key != "solver"}
     above = (100 * numbers["duality_gap"] / numbers["cost"]).nan_to_num(0).max().item()
-    how = diagnostics["solver"]
-    if numbers["iterations"].max() > 0 and "sinkhorn" in how:
-        how += f" (epsilon {numbers['epsilon'].nanmean():.3g}, up to {int(numbers['iterations'].max()):,} iterations)"
+    how = "exactly"
+    if diagnostics["solver"] != "exact":
+        epsilon, iterations = numbers["epsilon"].nanmean().item(), int(numbers["iterations"].max())
+        how = f"by {diagnostics['solver']} (epsilon {epsilon:.3g}, up to {iterations:,} iterations)"
     error = numbers["marginal_error"].max().item()
-    return f"{name} coupled by {how}: marginals within {error:.1e}, cost at most {above:.1e} % above the least"
+    return f"{name} coupled {how}: marginals within {error:.1e}, cost at most {above:.1e} % above the least"
 
 
 def _check_output(path: Path) -> None:

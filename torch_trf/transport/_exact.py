@@ -15,10 +15,10 @@ from ._import import import_quietly
 from ._problem import Problem
 
 DENSE_PIXELS = 1000  # up to so many on either side the simplex is given all pairs at once
-NEAREST = 8  # pairs of each pixel that are tried first, and pairs that are added for each that was missed
-FEASIBLE = 1e-10  # reduced costs, in units of the mean cost, that count as none; far above rounding
+NEAREST = 8  # pairs of each pixel that are tried first
+FEASIBLE = 1e-10  # reduced costs, in units of the mean cost, that count as none
 MAX_PIVOTS = 100_000_000  # of the simplex; POT's default of 100,000 is too few for 10,000 pixels
-MAX_ROUNDS = 1000
+MAX_ROUNDS = 100
 LOST_MASS = 1e-9  # L1, far above rounding and far below a pixel's weight
 
 
@@ -63,8 +63,9 @@ def exact_coupling(
 
     problems, threads = len(problem.unit), torch.get_num_threads()
     # A thread a problem, and what is left over for the products inside one.
-    own = {"initializer": torch.set_num_threads, "initargs": (max(1, threads // problems),)}
-    with warnings.catch_warnings(), ThreadPoolExecutor(threads, **own) as pool:
+    own = (max(1, threads // problems),)
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=own)
+    with warnings.catch_warnings(), pool:
         warnings.simplefilter("ignore")  # what POT warns of becomes an error
         couplings = pool.map(solve, range(problems))
         shown = tqdm(couplings, "coupling", problems, unit="problem", disable=not progress)
@@ -94,25 +95,25 @@ def _solve(source: Float64[Tensor, "N E"], target: Float64[Tensor, "M E"]) -> tu
             mirrored % len(source) * len(target) + mirrored // len(source),
         ]
     ).unique()
-    for rounds in range(1, MAX_ROUNDS):
+    for rounds in range(MAX_ROUNDS):
         ends = torch.stack([pairs // len(target), pairs % len(target)])
         costs = (source[ends[0]] - target[ends[1]]).square().sum(-1)
         plan, source_potential, target_potential = _simplex(
             torch.sparse_coo_tensor(ends, costs, (len(source), len(target)), is_coalesced=True)
         )
-        missed = _nearest(source, target, source_potential, target_potential, below=-FEASIBLE)
-        if not len(missed):
-            return plan.coalesce(), target_potential, rounds
-        pairs = torch.cat([pairs, missed]).unique()
+        # Where pixels lie on each other few pairs more change little, so every round adds twice as many.
+        count = NEAREST * 2**rounds
+        missed = _nearest(source, target, source_potential, target_potential, count=count, below=-FEASIBLE)
+        known, pairs = len(pairs), torch.cat([pairs, missed]).unique()
+        if len(pairs) == known:  # what seems to be missed is rounding, where the simplex was given it already
+            return plan.coalesce(), target_potential, rounds + 1
     raise RuntimeError(f"the exact coupling was not found in {MAX_ROUNDS} rounds")
 
 
 def _simplex(costs: Tensor) -> tuple[Tensor, Float64[Tensor, "N"], Float64[Tensor, "M"]]:
     """The best plan over the pairs that have a cost, and its potentials."""
     weights = [torch.full((count,), 1 / count, dtype=torch.float64) for count in costs.shape]
-    plan, log = import_quietly("ot").emd(
-        *weights, costs, numItermax=MAX_PIVOTS, log=True, center_dual=False, check_marginals=False
-    )
+    plan, log = import_quietly("ot").emd(*weights, costs, numItermax=MAX_PIVOTS, log=True, check_marginals=False)
     error = abs(float(plan.sum()) - 1)
     if log["warning"] is not None or not error <= LOST_MASS:
         raise RuntimeError(f"the exact coupling was not found: {log['warning']}, its mass is off by {error:.2g}")
@@ -130,12 +131,13 @@ def _nearest(
     target: Float64[Tensor, "M E"],
     source_potential: Float64[Tensor, "N"],
     target_potential: Float64[Tensor, "M"],
+    count: int = NEAREST,
     below: float = math.inf,
 ) -> Int64[Tensor, "pairs"]:
     """For each source the targets of least reduced cost, of those below a bound."""
     found = []
     for rows, costs in reduced_costs(source, target, source_potential, target_potential):
         some = torch.arange(rows.start, rows.stop)[costs.amin(-1) < below]
-        least, nearest = costs[some - rows.start].topk(min(NEAREST, len(target)), largest=False, sorted=False)
+        least, nearest = costs[some - rows.start].topk(min(count, len(target)), largest=False, sorted=False)
         found.append((some.unsqueeze(-1) * len(target) + nearest)[least < below])
     return torch.cat(found)

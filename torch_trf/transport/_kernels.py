@@ -36,7 +36,9 @@ class DenseKernel:
             self._absorb(target_potential)
 
     def some(self, index: Bool[Tensor, "p"]) -> "DenseKernel":
-        """The kernel of some of the problems."""
+        """The kernel of some of the problems; where it is all of them, nothing is copied."""
+        if index.all():
+            return self
         kernel = copy(self)
         kernel.problem, kernel._rows = self.problem[index], self._rows[index]
         kernel._source_potential, kernel._target_potential = (

@@ -256,9 +256,8 @@ def _round(
     mass = moved.mT @ source_classes + (columns @ target_classes).mT @ (rows @ source_classes)
     inner = (problem.source * points).sum((-2, -1))
     inner += ((rows @ problem.source) * (columns @ problem.target)).sum((-2, -1))
-    return mass, mean_squares(
-        (problem.source, problem.target), (problem.source_weight, problem.target_weight)
-    ) - 2 * inner
+    squares = mean_squares((problem.source, problem.target), (problem.source_weight, problem.target_weight))
+    return mass, squares - 2 * inner
 
 
 def _one_hot(labels: Int64[Tensor, "p n"], num_classes: int) -> Float64[Tensor, "p n {num_classes}"]:
