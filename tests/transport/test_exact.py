@@ -88,10 +88,3 @@ def test_unfinished_simplex_is_an_error(device, monkeypatch):
     monkeypatch.setattr(_exact, "MAX_PIVOTS", 1)
     with pytest.raises(RuntimeError, match="the exact coupling was not found: numItermax reached"):
         solve(random_problem(device=device))
-
-
-def test_endless_rounds_are_an_error(device, monkeypatch):
-    monkeypatch.setattr(_exact, "DENSE_PIXELS", 3)
-    monkeypatch.setattr(_exact, "MAX_ROUNDS", 1)
-    with pytest.raises(RuntimeError, match="was not found in 1 rounds"):
-        solve(random_problem(device=device))

@@ -18,7 +18,6 @@ DENSE_PIXELS = 1000  # up to so many on either side the simplex is given all pai
 NEAREST = 8  # pairs of each pixel that are tried first
 FEASIBLE = 1e-10  # reduced costs, in units of the mean cost, that count as none
 MAX_PIVOTS = 100_000_000  # of the simplex; POT's default of 100,000 is too few for 10,000 pixels
-MAX_ROUNDS = 100
 LOST_MASS = 1e-9  # L1, far above rounding and far below a pixel's weight
 
 
@@ -95,19 +94,20 @@ def _solve(source: Float64[Tensor, "N E"], target: Float64[Tensor, "M E"]) -> tu
             mirrored % len(source) * len(target) + mirrored // len(source),
         ]
     ).unique()
-    for rounds in range(MAX_ROUNDS):
+    rounds = 0
+    while True:
+        rounds += 1
         ends = torch.stack([pairs // len(target), pairs % len(target)])
         costs = (source[ends[0]] - target[ends[1]]).square().sum(-1)
         plan, source_potential, target_potential = _simplex(
             torch.sparse_coo_tensor(ends, costs, (len(source), len(target)), is_coalesced=True)
         )
-        # Where pixels lie on each other few pairs more change little, so every round adds twice as many.
-        count = NEAREST * 2**rounds
+        # Where pixels lie on each other, few pairs more change little: every round adds twice as many.
+        count = NEAREST * 2 ** (rounds - 1)
         missed = _nearest(source, target, source_potential, target_potential, count=count, below=-FEASIBLE)
         known, pairs = len(pairs), torch.cat([pairs, missed]).unique()
         if len(pairs) == known:  # what seems to be missed is rounding, where the simplex was given it already
-            return plan.coalesce(), target_potential, rounds + 1
-    raise RuntimeError(f"the exact coupling was not found in {MAX_ROUNDS} rounds")
+            return plan.coalesce(), target_potential, rounds
 
 
 def _simplex(costs: Tensor) -> tuple[Tensor, Float64[Tensor, "N"], Float64[Tensor, "M"]]:
