@@ -18,9 +18,10 @@ from torch_trf.demo import IGNORE_INDEX, make_feature_folder
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 MAP_CONFIGS = [path for path in CONFIGS if path.stem.startswith("map_")]
 SCORE_CONFIGS = [path for path in CONFIGS if path not in MAP_CONFIGS]
-ALL = ["leep", "logme", "hscore", "regularized_hscore", "nce", "otce"]
+ALL = ["leep", "logme", "hscore", "regularized_hscore", "nce", "otce", "jc_otce"]
 
-
+HASTY = ["--num_pixels", "60", "--solver", "sinkhorn", "--max_iterations", "1"]
+OTCE_MAP = ["--metric", "otce", "--patch_size", "8", "--source", "{data}/source"]
 OTCE = ["--target", "{data}/target", "--source", "{data}/source", "--metrics", "otce", "--ignore_index", "250"]
 
 
@@ -55,7 +56,7 @@ def map_target(data, tmp_path):
     """Runs `torch-trf map` on the target and returns the array that it wrote."""
 
     def run(*options):
-        arguments = ["--target", data / "target", "--output", tmp_path / "made", *options]
+        arguments = ["--target", data / "target", "--source", data / "source", "--output", tmp_path / "made", *options]
         assert main(["map", *map(str, arguments)]) == 0
         with Image.open(tmp_path / "made.png") as figure:
             assert figure.format == "PNG"
@@ -159,6 +160,9 @@ def test_published_conventions(data, score):
         (["--target", "{data}/target", "--config", "{data}/none.yaml"], "none.yaml"),
         (["--target", "{data}/target", "--output", "{data}"], "cannot be written"),
         ([*OTCE, "--num_source_images", "0"], "num_images must be at least 1"),
+        ([*OTCE, "--solver", "simplex"], "simplex"),
+        ([*OTCE, "--tolerance", "0"], "tolerance must be above 0 and finite, not 0.0"),
+        ([*OTCE, *HASTY, "--strict", "true"], "did not converge: after 1 Sinkhorn iterations"),
         (["--target", "{data}/broken"], "0.npy is not a whole .npy array"),
     ],
 )
@@ -184,7 +188,7 @@ def test_map_is_that_of_the_function(data, map_target, pool, scale):
 
 @pytest.mark.parametrize("config", MAP_CONFIGS, ids=lambda path: path.stem)
 def test_map_configs_keep_the_published_conventions(data, map_target, config):
-    features, labels = tensors(data / "target")
+    (features, labels), source = tensors(data / "target"), tensors(data / "source")
     found = map_target("--config", config)
     metric = config.stem.removeprefix("map_")
     expected = np.zeros(found.shape)
@@ -192,11 +196,77 @@ def test_map_configs_keep_the_published_conventions(data, map_target, config):
         patch = (slice(None), ..., slice(4 * i, 4 * i + 4), slice(4 * j, 4 * j + 4))
         y = labels[patch]
         if (y != IGNORE_INDEX).sum() >= 5:
-            include = {"absent_classes": "include"} if metric == "logme" else {}
-            score = getattr(torch_trf, metric)(features[patch], y, ignore_index=IGNORE_INDEX, **include)
+            more = {"absent_classes": "include"} if metric == "logme" else {}
+            same_place = [tensor[patch] for tensor in source] if metric == "otce" else []
+            if same_place and (same_place[1] != IGNORE_INDEX).sum() < 5:
+                continue
+            score = getattr(torch_trf, metric)(*same_place, features[patch], y, ignore_index=IGNORE_INDEX, **more)
             expected[i, j] = score.exp() if metric == "leep" else score
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     assert (found == 0).any()
+
+
+def trust(printed, name):
+    """The line that says how far the couplings of a metric can be trusted."""
+    (line,) = (line for line in printed.splitlines() if line.startswith(f"{name} coupled "))
+    return line
+
+
+def test_coupled_scores_take_the_options_of_the_solver_and_say_how_far_they_can_be_trusted(score, capsys):
+    options = ["--metrics", "leep", "otce", "jc_otce", "--ignore_index", IGNORE_INDEX, "--num_pixels", 60]
+    exact = score(*options)["scores"]
+    assert exact["leep"]["coupling"] is None
+    assert exact["otce"]["coupling"]["solver"] == "exact"
+    assert trust(capsys.readouterr().out, "otce").startswith("otce coupled exactly: marginals within")
+    solver = ["--solver", "sinkhorn", "--epsilon", 20, "--relative_epsilon", "false", "--tolerance", 1e-5]
+    result = score(*options, *solver, "--max_iterations", 5000)
+    settings = {"solver": "sinkhorn", "epsilon": 20.0, "relative_epsilon": False, "tolerance": 1e-5}
+    settings |= {"max_iterations": 5000, "strict": False}
+    assert settings.items() <= result["settings"].items()
+    printed = capsys.readouterr()
+    assert "note" not in printed.err
+    for name in ("otce", "jc_otce"):
+        coupling = result["scores"][name]["coupling"]
+        assert coupling["epsilon"] == pytest.approx([20.0])
+        assert coupling["converged"] == [True]
+        assert 0 < coupling["iterations"][0] <= 5000
+        assert coupling["cost"][0] > exact[name]["coupling"]["cost"][0]
+        above = 100 * coupling["duality_gap"][0] / coupling["cost"][0]
+        line = trust(printed.out, name)
+        assert f"sinkhorn (epsilon 20, up to {coupling['iterations'][0]:,} iterations)" in line
+        assert f"marginals within {coupling['marginal_error'][0]:.1e}, cost at most {above:.1e} % above" in line
+
+
+def test_couplings_that_did_not_converge_are_noted(score, capsys):
+    result = score("--metrics", "otce", "--ignore_index", IGNORE_INDEX, *HASTY)
+    assert result["scores"]["otce"]["coupling"]["converged"] == [False]
+    notes = [line for line in capsys.readouterr().err.splitlines() if "torch-trf: note" in line]
+    assert len(notes) == 1
+    assert "the coupling did not converge: after 1 Sinkhorn iterations at epsilon = 0.005 of the mean cost" in notes[0]
+
+
+@pytest.mark.parametrize(("metric", "solver"), [("otce", "exact"), ("jc_otce", "exact"), ("otce", "sinkhorn")])
+def test_coupled_map_is_that_of_the_function(data, map_target, metric, solver, capsys):
+    options = {"patch_size": 12, "ignore_index": IGNORE_INDEX, "solver": solver, "epsilon": 0.05}
+    found = map_target("--metric", metric, *(word for key, value in options.items() for word in (f"--{key}", value)))
+    target, source = tensors(data / "target"), tensors(data / "source")
+    made = torch_trf.transferability_map(metric, *target, *source, **options)
+    np.testing.assert_allclose(found, made.values, rtol=1e-6)
+    printed = capsys.readouterr().out
+    for name in ("target", "source"):
+        assert f"{name}  {data / name}: 3 images, 8 classes" in printed
+    assert f"{made.valid.sum()} of {found.size} patches valid" in printed
+    line = trust(printed, metric)
+    assert f"coupled {'exactly' if solver == 'exact' else 'by sinkhorn'}" in line
+    assert f"marginals within {made.coupling.marginal_error.max():.1e}" in line
+    assert (f"up to {made.coupling.iterations.max():,} iterations" in line) == (solver == "sinkhorn")
+
+
+def test_patches_that_cost_nothing_are_not_above_the_least(data, map_target, capsys):
+    options = ["--metric", "otce", "--patch_size", 8, "--ignore_index", IGNORE_INDEX, "--source", data / "target"]
+    assert np.nanmax(abs(map_target(*options))) == 0
+    line = trust(capsys.readouterr().out, "otce")
+    assert float(line.split("at most ")[1].split()[0]) < 1e-9
 
 
 def test_map_is_drawn_over_pictures_and_told(map_target, tmp_path, capsys):
@@ -214,7 +284,12 @@ def test_map_is_drawn_over_pictures_and_told(map_target, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        (["--metric", "otce"], "otce"),
+        (["--metric", "leap", "--patch_size", "4"], "leap"),
+        (["--metric", "otce", "--patch_size", "4"], "otce compares two data sets: give --source DIR"),
+        (["--metric", "jc_otce", "--patch_size", "4"], "jc_otce compares two data sets: give --source DIR"),
+        ([*OTCE_MAP, "--epsilon", "0"], "epsilon must be above 0 and finite, not 0.0"),
+        ([*OTCE_MAP, "--num_source_classes", "5"], "outside [0, 5)"),
+        ([*OTCE_MAP, "--solver", "sinkhorn", "--max_iterations", "1", "--strict", "true"], "did not converge"),
         (["--metric", "leep", "--patch_size", "25"], "25 x 25 pixels does not fit into 24 x 32"),
         (["--metric", "leep", "--patch_size", "4", "--stride", "0"], "stride must be at least 1"),
         (["--metric", "leep", "--patch_size", "4", "--softmax", "true"], "leave out softmax"),
@@ -268,7 +343,11 @@ def test_demo_scores_every_metric_and_keeps_its_folders(tmp_path, capsys):
     scores = json.loads((tmp_path / "scores.json").read_text())["scores"]
     assert list(scores) == ALL
     assert {path.name for path in tmp_path.iterdir()} == {"source", "target", "scores.json"}
-    assert "$ torch-trf score" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "$ torch-trf score" in printed
+    for name in ("otce", "jc_otce"):
+        assert trust(printed, name)
+        assert len(json.loads((tmp_path / "scores.json").read_text())["scores"][name]["coupling"]["cost"]) == 5
 
 
 def test_demo_writes_over_nothing(tmp_path, capsys):

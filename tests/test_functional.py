@@ -4,8 +4,10 @@ import pytest
 import torch
 
 import torch_trf
+from torch_trf import metrics
+from torch_trf.transport import JC_GAMMA, ConvergenceError, ConvergenceWarning
 
-from .helpers import METRICS, assert_close, random_pixels
+from .helpers import METRICS, assert_close, random_images, random_pixels
 
 
 def otce_from_itself(features, labels, **options):
@@ -13,7 +15,13 @@ def otce_from_itself(features, labels, **options):
     return torch_trf.otce(features, labels, features, labels, **options)
 
 
-SCORES = {name: getattr(torch_trf, name) for name in METRICS} | {"otce": otce_from_itself}
+def jc_otce_from_itself(features, labels, **options):
+    """JC-OTCE whose source is the target."""
+    return torch_trf.jc_otce(features, labels, features, labels, **options)
+
+
+COUPLED = {"otce": otce_from_itself, "jc_otce": jc_otce_from_itself}
+SCORES = {name: getattr(torch_trf, name) for name in METRICS} | COUPLED
 every_score = pytest.mark.parametrize("score", SCORES.values(), ids=SCORES.keys())
 
 
@@ -97,7 +105,7 @@ def test_labels_outside_the_classes_are_named_and_counted(score, device):
     labels[:4], labels[4:6] = -2, 40
     message = r"labels from -2 to 40 on 6 pixels: outside \[0, 3\) and not ignore_index=255"
     with pytest.raises(ValueError, match=message):
-        score(features, labels, num_classes=3, **({"num_source_classes": 3} if score is otce_from_itself else {}))
+        score(features, labels, num_classes=3, **({"num_source_classes": 3} if score in COUPLED.values() else {}))
 
 
 @every_score
@@ -147,19 +155,117 @@ def test_other_types_are_an_error(score, feature_dtype, label_dtype, message, de
         score(features, torch.ones(3, dtype=label_dtype, device=device))
 
 
-def test_otce_counts_faults_of_the_source_too(device):
+# OTCE and JC-OTCE with two sides
+
+
+every_coupled = pytest.mark.parametrize("name", COUPLED)
+
+
+def two_sides(device, count=24, dtype=torch.float64):
+    """Source and target: features and labels of each, of a different number of pixels and classes."""
+    source = random_pixels(count, 3, 3, device=device, dtype=dtype, seed=1)
+    return *source, *random_pixels(count + 8, 3, 4, device=device, dtype=dtype, seed=2)
+
+
+@every_coupled
+def test_coupled_score_is_the_metric_of_the_coupling(name, device):
+    pixels = two_sides(device)
+    gamma = {"otce": 1.0, "jc_otce": JC_GAMMA}[name]
+    result = torch_trf.otce_result(*pixels, gamma=gamma)
+    assert result.coupling.mass.shape == (4, 3)
+    assert_close(result.score, metrics.otce(result.coupling), rtol=0, atol=0)
+    assert_close(getattr(torch_trf, name)(*pixels), result.score, rtol=0, atol=0)
+    assert result.score < -0.1
+
+
+def test_gamma_of_one_is_otce(device):
+    pixels = two_sides(device)
+    costs = [torch_trf.otce_result(*pixels, gamma=gamma).coupling.cost.item() for gamma in (1.0, JC_GAMMA)]
+    assert costs[0] != costs[1]
+    assert_close(torch_trf.jc_otce(*pixels, gamma=1.0), torch_trf.otce(*pixels), rtol=0, atol=0)
+    assert_close(torch_trf.jc_otce(*pixels), torch_trf.jc_otce(*pixels, gamma=JC_GAMMA), rtol=0, atol=0)
+
+
+@every_coupled
+def test_coupled_images_are_their_labelled_pixels(name, device):
+    sides = [random_images(2, 3, 4, 5 + seed, ignore_index=250, device=device, seed=seed) for seed in (0, 1)]
+    rows = [(x.movedim(1, -1)[y != 250], y[y != 250]) for x, y in sides]
+    score = getattr(torch_trf, name)
+    assert_close(score(*sides[0], *sides[1], ignore_index=250), score(*rows[0], *rows[1]))
+
+
+@every_coupled
+def test_more_classes_than_there_are_change_nothing(name, device):
+    pixels = two_sides(device)
+    score = getattr(torch_trf, name)
+    assert_close(score(*pixels, num_classes=9, num_source_classes=7), score(*pixels))
+
+
+@pytest.mark.parametrize("gamma", [1.0, JC_GAMMA])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_couplings_are_found_in_double_precision(dtype, gamma, device):
+    pixels = two_sides(device, dtype=dtype)
+    doubled = [tensor.double() if tensor.is_floating_point() else tensor for tensor in pixels]
+    found, expected = (torch_trf.otce_result(*each, gamma=gamma).coupling for each in (pixels, doubled))
+    assert_close(found.cost, expected.cost)
+    assert_close(found.mass, expected.mass)
+
+
+@every_coupled
+def test_coupled_score_passes_options_on(name, device):
+    pixels = two_sides(device)
+    options = {"solver": "sinkhorn", "epsilon": 1.5, "relative_epsilon": False, "tolerance": 1e-9}
+    gamma = {"otce": 1.0, "jc_otce": JC_GAMMA}[name]
+    found = torch_trf.otce_result(*pixels, gamma=gamma, **options)
+    assert found.coupling.solver == "sinkhorn"
+    assert_close(found.coupling.epsilon, 1.5)
+    assert found.coupling.marginal_error <= 1e-9
+    score = getattr(torch_trf, name)
+    assert_close(score(*pixels, **options), found.score, rtol=0, atol=0)
+    assert abs(score(*pixels) - found.score) > 1e-3
+    hasty = {"solver": "sinkhorn", "max_iterations": 1, "epsilon": 1e-3}
+    with pytest.warns(ConvergenceWarning, match="did not converge: after 1 Sinkhorn iterations at epsilon = 0.001"):
+        score(*pixels, **hasty)
+    with pytest.raises(ConvergenceError, match="did not converge"):
+        score(*pixels, strict=True, **hasty)
+
+
+@every_coupled
+@pytest.mark.parametrize("solver", ["exact", "sinkhorn"])
+def test_coupled_score_takes_features_that_require_gradients(name, solver, device):
+    source, source_labels, target, target_labels = two_sides(device)
+    pixels = source.requires_grad_(), source_labels, target.requires_grad_(), target_labels
+    result = torch_trf.otce_result(*pixels, gamma={"otce": 1.0, "jc_otce": JC_GAMMA}[name], solver=solver)
+    assert not any(tensor.requires_grad for tensor in (result.score, *result.coupling.tensors().values()))
+    detached = source.detach(), source_labels, target.detach(), target_labels
+    assert_close(result.score, getattr(torch_trf, name)(*detached, solver=solver), rtol=0, atol=0)
+
+
+@every_coupled
+def test_coupled_score_counts_faults_of_the_source_too(name, device):
     features, labels = random_pixels(9, 3, 3, device=device)
     bad = labels.clone()
     bad[:2] = 7
     with pytest.raises(ValueError, match=r"label 7 on 2 pixels: outside \[0, 3\)"):
-        torch_trf.otce(features, bad, features, labels, num_source_classes=3)
+        getattr(torch_trf, name)(features, bad, features, labels, num_source_classes=3)
+    with pytest.raises(ValueError, match="no labelled pixel: every label is ignore_index=255"):
+        getattr(torch_trf, name)(features, torch.full_like(labels, 255), features, labels)
 
 
-def test_otce_of_different_channels_is_an_error(device):
+@pytest.mark.usefixtures("annotations_unchecked")
+@every_coupled
+def test_coupled_score_of_different_channels_is_an_error(name, device):
     source, target = (random_pixels(9, channels, 3, device=device) for channels in (3, 4))
     with pytest.raises(ValueError, match="source features of 3 channels, target features of 4"):
-        torch_trf.otce(*source, *target)
+        getattr(torch_trf, name)(*source, *target)
 
 
-def test_otce_of_itself_is_zero(device):
-    assert otce_from_itself(*random_pixels(50, 3, 4, device=device)).item() == 0
+@pytest.mark.parametrize("gamma", [0.0, 1.5])
+def test_gamma_out_of_range_is_an_error(gamma, device):
+    with pytest.raises(ValueError, match=f"gamma must be above 0 and at most 1, not {gamma}"):
+        torch_trf.jc_otce(*two_sides(device), gamma=gamma)
+
+
+@pytest.mark.parametrize("score", COUPLED.values(), ids=COUPLED.keys())
+def test_coupled_score_of_itself_is_zero(score, device):
+    assert score(*random_pixels(50, 3, 4, device=device)).item() == 0

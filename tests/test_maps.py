@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 import torch_trf
 from torch_trf import FeatureFolder, Mapper, TransferabilityMap, transferability_map
-from torch_trf.maps import _mapper as maps
+from torch_trf.maps import _grid, _mapper
 from torch_trf.pixels import Pixels
 from torch_trf.table import statistic
+from torch_trf.transport import ConvergenceError, ConvergenceWarning, couple
 
 from . import references
 from .helpers import DTYPES, METRICS, arrays, assert_close, random_images
@@ -257,15 +258,19 @@ def batches_of(features, labels, *sizes):
     return [Pixels(x, y, logits=x) for x, y in parts]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """`some_images`, one file each."""
-    path = tmp_path_factory.mktemp("features")
-    for name, tensor in zip(("final", "label"), some_images("cpu"), strict=True):
+def saved(path, images):
+    """A folder of images, one file each."""
+    for name, tensor in zip(("final", "label"), images, strict=True):
         (path / name).mkdir()
         for k, image in enumerate(tensor):
             np.save(path / name / f"{k}.npy", image.numpy())
     return FeatureFolder(path)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """`some_images`, one file each."""
+    return saved(tmp_path_factory.mktemp("features"), some_images("cpu"))
 
 
 LIMITS = {  # of maps over the data set; those of each image gather no batches
@@ -276,6 +281,13 @@ LIMITS = {  # of maps over the data set; those of each image gather no batches
     "a batch at a time": {"GATHERED": 0},
     "all batches at a time": {"GATHERED": 10**6, "MEMORY_NUMBERS": 1},
 }
+
+
+def set_limits(patched, limits):
+    for limit, number in limits.items():
+        patched.setattr(_mapper if limit == "GATHERED" else _grid, limit, number)
+
+
 CUTS = {f"dataset, {name}": ("dataset", limits) for name, limits in LIMITS.items()} | {
     "image, as they are": ("image", {}),
     "image, an image at a time": ("image", {"CACHE_NUMBERS": 1, "MEMORY_NUMBERS": 1}),
@@ -305,8 +317,7 @@ def test_any_cut_gives_the_same_map(source, pool, limits, folder, device, monkey
         expected = uncut_map(metric, GRIDS[name], pool, device)
         options = {"patch_size": expected.patch_size, "stride": expected.stride, "pool": pool, "device": device}
         with monkeypatch.context() as patched:
-            for limit, number in limits.items():
-                patched.setattr(maps, limit, number)
+            set_limits(patched, limits)
             made = Mapper(metric=metric, num_classes=CLASSES, **options)(SOURCES[source](images, folder))
         assert_same_map(made, expected)
 
@@ -333,7 +344,7 @@ class Counted(list):
 def test_what_does_not_fit_into_memory_is_read_again(metric, looks, device, monkeypatch):
     mapper = Mapper(metric=metric, patch_size=4, num_classes=CLASSES)
     for numbers, strips in ((2**24, 1), (1, 2)):
-        monkeypatch.setattr(maps, "MEMORY_NUMBERS", numbers)
+        monkeypatch.setattr(_grid, "MEMORY_NUMBERS", numbers)
         target = Counted(batches_of(*some_images(device), 1, 1, 1))
         mapper(target)
         assert target.passes == strips * looks
@@ -349,13 +360,13 @@ def built(monkeypatch):
         sizes.append((pixels.features.numel(), made.batch_shape.numel()))
         return made
 
-    monkeypatch.setattr(maps, "statistic", recorded)
+    monkeypatch.setattr(_mapper, "statistic", recorded)
     return sizes
 
 
 def test_statistics_held_at_a_time_stay_within_their_limit(built, device, monkeypatch):
     for limit in ("CACHE_NUMBERS", "MEMORY_NUMBERS"):
-        monkeypatch.setattr(maps, limit, 400)
+        monkeypatch.setattr(_grid, limit, 400)
     Mapper(metric="logme", patch_size=4, num_classes=CLASSES)(batches_of(*some_images(device, height=40), 3))
     numbers = [cells * 4 * (4 + CLASSES) for _, cells in built]  # D (D + K) a cell
     assert numbers == [4 * 96, 4 * 96, 2 * 96]  # whole rows of three cells
@@ -363,7 +374,7 @@ def test_statistics_held_at_a_time_stay_within_their_limit(built, device, monkey
 
 def test_features_gathered_at_a_time_stay_within_their_limit(built, device, monkeypatch):
     image = 4 * 11 * 13
-    monkeypatch.setattr(maps, "GATHERED", 2 * image // CLASSES**2 + 1)  # the one cell has K Z numbers
+    monkeypatch.setattr(_mapper, "GATHERED", 2 * image // CLASSES**2 + 1)  # the one cell has K Z numbers
     images = some_images(device, batch=6)
     Mapper(metric="nce", patch_size=(11, 13), num_classes=CLASSES)(batches_of(*images, 1, 1, 1, 3))
     assert [features for features, _ in built] == [2 * image, image, 3 * image]  # no batch is cut
@@ -377,10 +388,248 @@ def test_leep_of_a_data_set_needs_batches_that_can_be_read_again(device):
 @pytest.mark.parametrize("pool", ["dataset", "image"])
 @pytest.mark.parametrize("metric", ["leep", "logme"])
 def test_progress_ends_at_its_total(metric, pool, device, capsys, monkeypatch):
-    monkeypatch.setattr(maps, "MEMORY_NUMBERS", 1)
+    monkeypatch.setattr(_grid, "MEMORY_NUMBERS", 1)
     mapper = Mapper(metric=metric, patch_size=4, num_classes=CLASSES, pool=pool, progress=True)
     mapper(batches_of(*some_images(device), 1, 1, 1))
     total = 3 if pool == "image" else 3 * 2 * (2 if metric == "leep" else 1)
+    assert f"{total}/{total}" in capsys.readouterr().err
+
+
+# OTCE and JC-OTCE: patches coupled with those of the source at the same place
+
+COUPLED = {"otce": references.otce, "jc_otce": partial(references.otce, gamma=0.5)}
+COUPLED_GRIDS = {"tiles": ((3, 3), (3, 3)), "overlapping": ((3, 4), (2, 1)), "gaps": ((3, 2), (4, 3))}
+SOURCE_CLASSES = 3
+every_coupled = pytest.mark.parametrize("metric", COUPLED)
+
+
+def data_sets(device, source_batch=2, **options):
+    """Target and source, of other sizes; one corner of either holds hardly a label."""
+    options = {"channels": 3} | options
+    target = some_images(device, height=9, width=10, **options)
+    return target, some_images(device, source_batch, 7, 13, classes=SOURCE_CLASSES, seed=1, **options)
+
+
+def coupled_mapper(metric="otce", **options):
+    defaults = {"patch_size": 3, "num_classes": CLASSES, "num_source_classes": SOURCE_CLASSES}
+    return Mapper(metric=metric, **defaults | options)
+
+
+def assert_same_couplings(actual, expected):
+    assert_same_map(actual, expected)
+    assert actual.coupling.solver == expected.coupling.solver
+    tensors = actual.coupling.tensors(), expected.coupling.tensors()
+    torch.testing.assert_close(*tensors, rtol=1e-10, atol=1e-10, equal_nan=True)
+
+
+@every_pool
+@pytest.mark.parametrize(("patch_size", "stride"), COUPLED_GRIDS.values(), ids=COUPLED_GRIDS.keys())
+@every_coupled
+def test_every_patch_is_coupled_with_that_of_the_source(metric, patch_size, stride, pool, device):
+    target, source = data_sets(device)
+    options = {"patch_size": patch_size, "stride": stride, "pool": pool}
+    made = transferability_map(metric, *target, *source, **options)
+    assert not made.valid.all()
+    assert_is_slow_map(made, COUPLED[metric], *target, pool=pool, source=arrays(*source))
+    assert made.coupling.cost.isnan().equal(~made.valid)
+    assert_same_couplings(coupled_mapper(metric, **options)([target], [source]), made)
+
+
+@every_coupled
+@pytest.mark.parametrize(
+    ("dtype", "label_dtype"),
+    [(torch.float16, torch.uint8), (torch.bfloat16, torch.int32), (torch.float32, torch.int16)],
+)
+def test_dtypes_of_both_sides(metric, dtype, label_dtype, device):
+    target, source = data_sets(device, dtype=dtype)
+    typed = (tensor.to(label_dtype) if tensor.dtype == torch.int64 else tensor for tensor in (*target, *source))
+    made = transferability_map(metric, *typed, patch_size=3)
+    assert_is_slow_map(made, COUPLED[metric], *target, pool="dataset", source=arrays(*source))
+
+
+@pytest.mark.parametrize(
+    ("count", "source_count", "expected"),
+    [
+        (4, 4, [0, 1, 2, 3]),
+        (4, 6, [0, 2, 3, 4]),  # 0, 1.5, 3, 4.5: halves to even
+        (4, 2, [0, 0, 1, 1]),  # 0, 0.5, 1, 1.5: no further than the last
+        (2, 5, [0, 2]),
+        (2, 7, [0, 4]),
+        (5, 3, [0, 1, 1, 2, 2]),  # 0, 0.6, 1.2, 1.8, 2.4
+        (1, 9, [0]),
+        (3, 1, [0, 0, 0]),
+    ],
+)
+@pytest.mark.parametrize("axis", [0, 1])
+def test_the_same_place_in_a_source_of_another_size(axis, count, source_count, expected, device):
+    """Patches of one pixel; a source pixel lies as far away as its number, from 1, tells."""
+    target, source = torch.zeros(count, device=device), torch.arange(1.0, source_count + 1, device=device)
+    target, source = (line.reshape(1, 1, *((-1, 1) if axis == 0 else (1, -1))) for line in (target, source))
+    labels = (torch.zeros(images[0].shape, dtype=torch.int64, device=device) for images in (target, source))
+    made = coupled_mapper(patch_size=1, min_pixels=1)([(target, next(labels))], [(source, next(labels))])
+    assert_close(made.coupling.cost.sqrt().flatten() - 1, torch.tensor(expected))
+
+
+@every_coupled
+def test_the_whole_image_is_the_coupled_score(metric, device):
+    target, source = (random_images(2, 3, 4, 5, device=device, seed=seed) for seed in (0, 1))
+    score = getattr(torch_trf, metric)
+    whole = transferability_map(metric, *target, *source, patch_size=(4, 5))
+    assert_close(whole.values, score(*source, *target).reshape(1, 1))
+    apart = transferability_map(metric, *target, *source, patch_size=(4, 5), pool="image")
+    expected = [score(*source, *(tensor[k : k + 1] for tensor in target)) for k in range(2)]
+    assert_close(apart.values, torch.stack(expected).reshape(2, 1, 1))
+
+
+@every_coupled
+def test_softmax_of_both_sides_on_request(metric, device):
+    target, source = data_sets(device)
+    softmax = [(x.softmax(1), y) for x, y in (target, source)]
+    expected = coupled_mapper(metric)([softmax[0]], [softmax[1]])
+    assert_same_couplings(coupled_mapper(metric, softmax=True)([target], [source]), expected)
+
+
+@every_coupled
+@pytest.mark.parametrize("fill_value", [math.nan, 0.0])
+@pytest.mark.parametrize("short", [0, 1], ids=["target", "source"])
+def test_few_pixels_on_either_side_are_not_valid(metric, fill_value, short, device):
+    sides = [random_images(1, 3, 4, 16, device=device, seed=seed) for seed in (0, 1)]
+    for features, labels in sides:
+        features.nan_to_num_(0)
+        labels[:] = torch.arange(4, device=device).repeat(4)
+    labels = sides[short][1]
+    labels[..., 4:] = 255  # no pixel, then one too few, then just enough
+    labels[0, 0, 8:12] = labels[0, 0, 12:16] = labels[0, 1, 12] = 1
+    made = transferability_map(metric, *sides[0], *sides[1], patch_size=4, fill_value=fill_value)
+    assert made.count.tolist() == [[16, 0, 4, 5]]
+    assert made.valid.tolist() == [[True, False, False, True]]
+    assert_close(made.values[~made.valid], [fill_value] * 2, rtol=0, atol=0, equal_nan=True)
+    one = transferability_map(metric, *sides[0], *sides[1], patch_size=4, min_pixels=1)
+    assert one.valid.tolist() == [[True, False, True, True]]
+    assert_close(one.values[made.valid], made.values[made.valid], rtol=1e-12)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """`data_sets` of three images each, one file each."""
+    return [saved(tmp_path_factory.mktemp("side"), images) for images in data_sets("cpu", source_batch=3)]
+
+
+@cache
+def uncut_couplings(pool, device):
+    target, source = data_sets(device, source_batch=3)
+    return transferability_map("otce", *target, *source, patch_size=3, stride=2, pool=pool)
+
+
+@pytest.mark.parametrize("way", SOURCES)
+@pytest.mark.parametrize("limit", [None, 1, 1500])
+@every_pool
+def test_any_cut_of_both_sides_gives_the_same_couplings(way, limit, pool, folders, device, monkeypatch):
+    if limit is not None:
+        monkeypatch.setattr(_grid, "MEMORY_NUMBERS", limit)
+    target, source = (
+        SOURCES[way if (side, way, pool) != (1, "iterator", "image") else "one batch"](images, folder)
+        for side, (images, folder) in enumerate(zip(data_sets(device, source_batch=3), folders, strict=True))
+    )
+    made = coupled_mapper(stride=2, pool=pool, device=device)(target, source)
+    assert_same_couplings(made, uncut_couplings(pool, device))
+
+
+def test_a_source_that_cannot_be_read_again_is_told(device):
+    target, source = data_sets(device)
+    with pytest.raises(ValueError, match="2 images at first and 0 when they were read again"):
+        coupled_mapper(pool="image")(batches_of(*target, 1, 2), iter([source]))
+
+
+@pytest.mark.parametrize(
+    ("patch_size", "stride", "source_batch"),
+    [(3, 3, 1), (6, 2, 1), (3, 3, 4)],
+    ids=["tiles", "overlapping", "more source images"],
+)
+def test_pixels_held_at_a_time_stay_within_their_limit(patch_size, stride, source_batch, device, monkeypatch):
+    held = []
+
+    def recorded(source_features, source_labels, target_features, *others, **options):
+        held.append((len(target_features), max(source_features.numel(), target_features.numel())))
+        return couple(source_features, source_labels, target_features, *others, **options)
+
+    monkeypatch.setattr(_mapper, "couple", recorded)
+    monkeypatch.setattr(_grid, "MEMORY_NUMBERS", 1500)
+    target, source = (random_images(batch, 4, 40, 13, device=device) for batch in (1, source_batch))
+    coupled_mapper(patch_size=patch_size, stride=stride, num_source_classes=CLASSES)([target], [source])
+    assert max(rows for rows, _ in held) > 1
+    assert max(numbers for _, numbers in held) <= 1500
+
+
+@pytest.mark.parametrize(("metric", "pool"), [("otce", "image"), ("jc_otce", "dataset")])
+def test_sinkhorn_is_close_and_says_how_close(metric, pool, device):
+    target, source = data_sets(device)
+    options = {"patch_size": 4, "pool": pool, "epsilon": 0.01}
+    exact = transferability_map(metric, *target, *source, solver="exact", **options)
+    made = transferability_map(metric, *target, *source, solver="sinkhorn", **options)
+    assert made.valid.equal(exact.valid)
+    assert (made.values - exact.values)[made.valid].abs().mean() < 0.02
+    assert (made.coupling.solver, exact.coupling.solver) == ("sinkhorn", "exact")
+    assert made.coupling.mass.shape == (*made.values.shape, CLASSES, SOURCE_CLASSES)
+    for name, tensor in made.coupling.tensors().items():
+        assert name == "mass" or tensor.shape == made.values.shape
+    found = SimpleNamespace(**{name: tensor[made.valid] for name, tensor in made.coupling.tensors().items()})
+    assert (found.iterations > 0).all()
+    assert (found.epsilon > 0).all()
+    assert (found.marginal_error <= 1e-3).all()
+    assert found.converged.all()
+    if metric == "otce":  # the label distances of JC-OTCE are entropic, too
+        above = found.cost - exact.coupling.cost[made.valid]
+        assert (above > -1e-9).all()
+        assert (above <= found.duality_gap + 1e-9).all()
+
+
+def test_couplings_that_did_not_converge_are_told(device):
+    target, source = data_sets(device)
+    options = {"solver": "sinkhorn", "max_iterations": 1, "epsilon": 1e-4}
+    with pytest.warns(ConvergenceWarning, match="couplings did not converge: after 1 Sinkhorn iterations at epsilon"):
+        made = coupled_mapper(**options)([target], [source])
+    assert not made.coupling.converged[made.valid].all()
+    assert made.values[made.valid].isfinite().all()
+    with pytest.raises(ConvergenceError, match="couplings did not converge"):
+        coupled_mapper(strict=True, **options)([target], [source])
+
+
+@pytest.mark.usefixtures("annotations_unchecked")
+@every_coupled
+@every_pool
+@pytest.mark.parametrize(
+    ("options", "source", "message"),
+    [
+        ({}, None, "{metric} compares two data sets: a source is needed beside the target"),
+        ({"num_source_classes": None}, {}, "{metric} needs num_source_classes"),
+        ({}, {"channels": 5}, "source features of 5 channels, target features of 3: both data sets"),
+        ({}, {"height": 2}, "a patch of 3 x 3 pixels does not fit into 2 x 13 pixels"),
+        ({"num_source_classes": 2}, {}, r"s\.npy: label 2 on \d+ pixels: outside \[0, 2\)"),
+    ],
+    ids=["missing", "classes", "channels", "size", "label"],
+)
+def test_sources_that_do_not_fit(options, source, message, pool, metric, device):
+    target, _ = data_sets(device)
+    if source is not None:
+        size = {"batch": 2, "channels": 3, "height": 7, "width": 13} | source
+        source = [Pixels(*some_images(device, classes=SOURCE_CLASSES, **size), name="s.npy")]
+    with pytest.raises(ValueError, match=message.format(metric=metric)):
+        coupled_mapper(metric, pool=pool, **options)([target], source)
+
+
+def test_source_images_of_different_sizes(device):
+    target, source = data_sets(device)
+    larger = some_images(device, 1, 8, 13, channels=3)
+    with pytest.raises(ValueError, match=r"second has \[3, 8, 13\] .* first batch \[3, 7, 13\]: a map needs"):
+        coupled_mapper()([target], [source, Pixels(*larger, name="second")])
+
+
+@every_pool
+def test_progress_of_couplings_ends_at_its_total(pool, device, capsys):
+    target, source = data_sets(device)
+    made = coupled_mapper(pool=pool, progress=True)(batches_of(*target, 1, 2), [source])
+    total = 2 if pool == "image" else int(made.valid.sum())
     assert f"{total}/{total}" in capsys.readouterr().err
 
 
@@ -420,11 +669,14 @@ def test_order_and_batches_of_images(metric, order, cut, device):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"metric": "otce"}, "metric: 'otce' is none of leep, logme"),
+        ({"metric": "leap"}, "metric: 'leap' is none of leep, logme, .*, otce, jc_otce"),
         ({"pool": "images"}, "pool: 'images' is none of dataset, image"),
         ({"absent_classes": "no"}, "absent_classes: 'no' is none of skip, include"),
         ({"num_classes": 0}, "num_classes must be at least 1, not 0"),
         ({"min_pixels": 0}, "min_pixels must be at least 1, not 0"),
+        ({"num_source_classes": 0}, "num_source_classes must be at least 1, not 0"),
+        ({"solver": "simplex"}, "solver: 'simplex' is none of auto, exact, sinkhorn"),
+        ({"epsilon": 0.0}, "epsilon must be above 0 and finite, not 0.0"),
         ({"patch_size": (4, 0)}, r"patch_size must be at least 1 pixel, not \(4, 0\)"),
         ({"stride": 0}, "stride must be at least 1 pixel, not 0"),
         ({"metric": "nce", "softmax": True}, "nce reads class scores and takes their softmax itself"),
@@ -643,7 +895,7 @@ def test_batches_that_can_be_read_once_are_all_read(device):
 
 @pytest.mark.parametrize("metric", ["leep", "logme"])
 def test_batches_that_cannot_be_read_again_are_told(metric, device, monkeypatch):
-    monkeypatch.setattr(maps, "MEMORY_NUMBERS", 1)  # a row of the map at a time, so LogME reads again, too
+    monkeypatch.setattr(_grid, "MEMORY_NUMBERS", 1)  # a row of the map at a time, so LogME reads again, too
     with pytest.raises(ValueError, match="3 images at first and 0 when they were read again"):
         Mapper(metric=metric, patch_size=4, num_classes=CLASSES)(ReadOnce(batches_of(*some_images(device), 1, 1, 1)))
 

@@ -1,5 +1,6 @@
 """Scores over streams: one pass or two, sampled or whole, cut into any batches."""
 
+import json
 import math
 from typing import get_args
 
@@ -11,10 +12,13 @@ from hypothesis import strategies as st
 import torch_trf
 from torch_trf import Scorer
 from torch_trf.pixels import Pixels
+from torch_trf.statistics import PixelSample
 from torch_trf.table import METRICS, MetricName
+from torch_trf.transport import ConvergenceError, ConvergenceWarning
 
 ALL = get_args(MetricName)
 ONE_PASS = ("leep", "logme", "hscore", "regularized_hscore", "nce")
+COUPLED = ("otce", "jc_otce")
 K, Z, D = 4, 6, 5
 
 
@@ -44,7 +48,7 @@ def values(scores):
 def test_table_holds_every_metric_by_its_public_name():
     for name in METRICS:
         assert callable(getattr(torch_trf, name))
-        assert callable(getattr(torch_trf.metrics, name))
+        assert name in torch_trf.__all__
 
 
 @pytest.mark.parametrize("once", [False, True])
@@ -136,11 +140,88 @@ def test_softmax_is_taken_where_asked(images):
     assert scores["logme"].score == pytest.approx(torch_trf.logme(features, labels).item())
 
 
-def test_otce_on_all_pixels_is_that_of_the_tensors(images):
-    features, labels, _ = images
-    score = Scorer(metrics=("otce",), num_classes=K, num_source_classes=K)
-    target, source = (features[:1], labels[:1]), (features[1:2], labels[1:2])
-    assert score([target], [source])["otce"].score == pytest.approx(torch_trf.otce(*source, *target).item())
+@pytest.fixture(scope="module")
+def source(images):
+    """The same labels seen elsewhere."""
+    return [(images[0].flip(0) + 0.5, images[1].flip(0))]
+
+
+def coupled_scorer(*metrics, **options):
+    return Scorer(metrics=metrics or COUPLED, num_classes=K, num_source_classes=K, **options)
+
+
+@pytest.mark.parametrize("softmax", [(), COUPLED])
+def test_coupled_scores_of_all_pixels_are_those_of_the_tensors(images, softmax):
+    target, source = ([tensor[k : k + 1] for tensor in images[:2]] for k in (0, 1))
+    scores = coupled_scorer(softmax=softmax)([tuple(target)], [tuple(source)])
+    if softmax:
+        target[0], source[0] = (features.softmax(1, torch.float64) for features in (target[0], source[0]))
+    for name in COUPLED:
+        expected = getattr(torch_trf, name)(*source, *target).item()
+        assert scores[name].score == pytest.approx(expected, rel=1e-10)
+    assert scores["otce"].score != scores["jc_otce"].score
+
+
+def test_repeats_at_once_are_those_one_by_one(images, source):
+    """A sample of three repeats coupled at once, and each repeat's pixels alone."""
+    options = {"num_pixels": 60, "num_repeats": 3, "seed": 5}
+    scores = coupled_scorer(**options)([images], source)
+    drawn = [
+        PixelSample.from_pixels(
+            *side, size=60, num_classes=K, num_repeats=3, seed=seed, stream=pixels.stream, offset=pixels.offset
+        )
+        for side, seed, pixels in ((source[0], ~5, Pixels(*source[0])), (images[:2], 5, Pixels(*images[:2])))
+    ]
+    for name in COUPLED:
+        alone = [getattr(torch_trf, name)(*s.drawn(), *t.drawn(), num_classes=K) for s, t in zip(*drawn, strict=True)]
+        assert scores[name].repeats == pytest.approx([value.item() for value in alone], rel=1e-10)
+        assert len(set(scores[name].repeats)) == 3
+
+
+@pytest.mark.parametrize("solver", ["exact", "sinkhorn"])
+def test_coupled_scores_say_how_far_each_repeat_can_be_trusted(images, source, solver):
+    options = {"epsilon": 0.05, "tolerance": 1e-4}
+    scorer = Scorer(
+        metrics=("logme", *COUPLED),
+        num_classes=K,
+        num_source_classes=K,
+        num_pixels=60,
+        num_repeats=3,
+        solver=solver,
+        **options,
+    )
+    scores = scorer([images], source)
+    assert scores["logme"].coupling is None
+    for name in COUPLED:
+        found = scores[name].coupling
+        assert json.loads(json.dumps(found, allow_nan=False)) == found
+        assert found.pop("solver") == solver
+        assert set(found) == {"cost", "duality_gap", "marginal_error", "epsilon", "iterations", "converged"}
+        assert all(len(values) == 3 for values in found.values())
+        assert found["converged"] == [True] * 3
+        assert 0 <= max(found["marginal_error"]) <= 1e-4
+        assert min(found["cost"]) > 0
+        assert all((value > 0) == (solver == "sinkhorn") for value in found["epsilon"])
+    assert scores["otce"].coupling["cost"] != scores["jc_otce"].coupling["cost"]
+
+
+def test_options_of_the_solver_are_passed_on(images, source):
+    options = {"solver": "sinkhorn", "epsilon": 3.0, "relative_epsilon": False}
+    by_option = coupled_scorer("otce", num_pixels=60, **options)([images], source)["otce"]
+    assert by_option.coupling["epsilon"] == pytest.approx([3.0])
+    exact = coupled_scorer("otce", num_pixels=60)([images], source)["otce"]
+    assert exact.coupling["solver"] == "exact"
+    assert by_option.coupling["cost"][0] > exact.coupling["cost"][0]
+
+
+def test_couplings_that_did_not_converge_are_told(images, source):
+    options = {"solver": "sinkhorn", "epsilon": 1e-3, "max_iterations": 1, "num_pixels": 60, "num_repeats": 2}
+    with pytest.warns(ConvergenceWarning, match="couplings did not converge: after 1 Sinkhorn iterations at epsilon"):
+        score = coupled_scorer("otce", **options)([images], source)["otce"]
+    assert score.coupling["converged"] == [False, False]
+    assert min(score.coupling["marginal_error"]) > 1e-3
+    with pytest.raises(ConvergenceError, match="couplings did not converge"):
+        coupled_scorer("otce", strict=True, **options)([images], source)
 
 
 @pytest.mark.parametrize(
@@ -158,6 +239,11 @@ def test_otce_on_all_pixels_is_that_of_the_tensors(images):
         ({"absent_classes": "skp"}, "absent_classes: 'skp' is none of skip"),
         ({"num_source_classes": 0}, "num_source_classes must be at least 1, not 0"),
         ({"sampling": "boundary", "num_pixels": 5, "boundary_radius": 0}, "boundary_radius must be"),
+        ({"solver": "simplex"}, "solver: 'simplex' is none of auto, exact, sinkhorn"),
+        ({"epsilon": 0.0}, "epsilon must be above 0 and finite, not 0.0"),
+        ({"epsilon": math.inf}, "epsilon must be above 0 and finite, not inf"),
+        ({"tolerance": -1.0}, "tolerance must be above 0 and finite, not -1.0"),
+        ({"max_iterations": 0}, "max_iterations must be at least 1, not 0"),
     ],
 )
 def test_refuses_options(images, options, word, annotations_unchecked):
@@ -209,8 +295,15 @@ def test_only_an_iterator_is_read_once(images):
         assert target.passes == passes
 
 
-def test_otce_needs_a_source(images):
-    with pytest.raises(ValueError, match="a source is needed"):
-        Scorer(metrics=("otce",), num_classes=K, num_source_classes=K)([images])
-    with pytest.raises(ValueError, match="num_source_classes"):
-        Scorer(metrics=("otce",), num_classes=K)([images], [images])
+@pytest.mark.parametrize("name", COUPLED)
+def test_coupled_scores_need_a_source(images, name):
+    with pytest.raises(ValueError, match=f"{name} compares two data sets: a source is needed beside the target"):
+        coupled_scorer("logme", name)([images])
+    with pytest.raises(ValueError, match=f"{name} needs num_source_classes"):
+        Scorer(metrics=(name,), num_classes=K)([images], [images])
+
+
+def test_a_source_of_other_channels_is_an_error(images, source, annotations_unchecked):
+    wider = [(torch.cat([source[0][0]] * 2, 1), source[0][1])]
+    with pytest.raises(ValueError, match=f"source features of {2 * D} channels, target features of {D}"):
+        coupled_scorer("otce", num_pixels=60)([images], wider)

@@ -250,15 +250,15 @@ def _source(options: Namespace, metrics: Sequence[str], seed: int = 0) -> tuple[
 
 
 def _trust(name: str, diagnostics: dict[str, Any]) -> str:
-    """In a line, how well source and target were coupled; the worst of all couplings."""
-    numbers = {key: torch.tensor(value).flatten() for key, value in diagnostics.items() if key != "solver"}
-    above = (100 * numbers["duality_gap"] / numbers["cost"]).nan_to_num(0).max().item()
+    """In a line, how well source and target were coupled: the mean cost, and the worst of all couplings."""
+    values = {key: torch.tensor(value, dtype=torch.float64) for key, value in diagnostics.items() if key != "solver"}
+    numbers = {key: value[~values["cost"].isnan()] for key, value in values.items()}
     how = "exactly"
     if diagnostics["solver"] != "exact":
-        epsilon, iterations = numbers["epsilon"].nanmean().item(), int(numbers["iterations"].max())
+        epsilon, iterations = numbers["epsilon"].mean().item(), int(numbers["iterations"].max())
         how = f"by {diagnostics['solver']} (epsilon {epsilon:.3g}, up to {iterations:,} iterations)"
-    error = numbers["marginal_error"].max().item()
-    return f"{name} coupled {how}: marginals within {error:.1e}, cost at most {above:.1e} % above the least"
+    cost, gap, error = numbers["cost"].mean(), numbers["duality_gap"].max(), numbers["marginal_error"].max()
+    return f"{name} coupled {how}: marginals within {error:.1e}, cost {cost:.6g}, at most {gap:.3g} above the least"
 
 
 def _check_output(path: Path) -> None:

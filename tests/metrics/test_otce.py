@@ -4,20 +4,24 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from torch_trf import metrics
 from torch_trf.statistics import PixelSample
 from torch_trf.transport import couple
 
 from .. import references
-from ..helpers import arrays, assert_close, random_pixels
+from ..helpers import SIZES, arrays, assert_close, random_pixels
+
+every_gamma = pytest.mark.parametrize("gamma", [1.0, 0.5])
 
 
 def otce(source, target, **options):
-    return metrics.otce(couple(*source, *target, num_classes=4, num_source_classes=4, **options))
+    return metrics.otce(couple(*source, *target, **{"num_classes": 4, "num_source_classes": 4} | options))
 
 
-@pytest.mark.parametrize("gamma", [1.0, 0.5])
+@every_gamma
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize(("source_count", "target_count"), [(1, 1), (1, 7), (24, 24), (8, 12), (40, 20)])
 def test_matches_assignment(source_count, target_count, dtype, gamma, device):
@@ -66,3 +70,52 @@ def test_without_pixels_it_is_nan(empty, solver, device):
     pixels = random_pixels(5, 3, 3, device=device)
     ignored = pixels[0], torch.full_like(pixels[1], -1)
     assert otce(*((ignored, pixels) if empty == "source" else (pixels, ignored)), solver=solver).isnan()
+
+
+# What no score may depend on
+
+
+def two_sides(size, device):
+    """Source and target, which has half as many pixels."""
+    source, target = random_pixels(**size, device=device), random_pixels(**size | {"seed": 1}, device=device)
+    half = (len(target[1]) + 1) // 2
+    return source, (target[0][:half] + 0.3, target[1][:half])
+
+
+@every_gamma
+@settings(max_examples=15)
+@given(size=SIZES, data=st.data())
+def test_order_of_pixels(gamma, size, data, device):
+    sides = two_sides(size, device)
+    orders = [data.draw(st.permutations(range(len(labels)))) for _, labels in sides]
+    shuffled = [(features[order], labels[order]) for (features, labels), order in zip(sides, orders, strict=True)]
+    assert_close(otce(*shuffled, gamma=gamma), otce(*sides, gamma=gamma))
+
+
+@every_gamma
+@settings(max_examples=15)
+@given(size=SIZES, data=st.data())
+def test_numbers_of_classes(gamma, size, data, device):
+    sides = two_sides(size, device)
+    numbers = [torch.tensor(data.draw(st.permutations(range(9))), device=device) for _ in sides]
+    renumbered = [(features, number[labels]) for (features, labels), number in zip(sides, numbers, strict=True)]
+    options = {"gamma": gamma, "num_classes": 9, "num_source_classes": 9}
+    assert_close(otce(*renumbered, **options), otce(*sides, gamma=gamma))
+
+
+@every_gamma
+@settings(max_examples=15)
+@given(size=SIZES, copies=st.integers(2, 3))
+def test_pixels_repeated_alike(gamma, size, copies, device):
+    source, target = two_sides(size, device)
+    repeated = [tensor.repeat_interleave(copies, 0) for tensor in target]
+    assert_close(otce(source, repeated, gamma=gamma), otce(source, target, gamma=gamma))
+
+
+@every_gamma
+@settings(max_examples=15)
+@given(size=SIZES, scale=st.sampled_from([1e-3, 0.7, 1e3]))
+def test_units_of_the_features(gamma, size, scale, device):
+    sides = two_sides(size, device)
+    scaled = [(scale * features, labels) for features, labels in sides]
+    assert_close(otce(*scaled, gamma=gamma), otce(*sides, gamma=gamma))

@@ -27,7 +27,7 @@ class Grid:
     stride: Size
     metric: Metric
     channels: int
-    cell_numbers: int  # that are held of a cell
+    cell_numbers: int  # that are held of a cell; of a patch, where its pixels themselves are held
     on_cpu: bool
 
     @classmethod
@@ -39,8 +39,9 @@ class Grid:
         stride: int | Size | None,
         num_classes: int,
         device: torch.device | str | None,
+        images: int = 1,
     ) -> "Grid":
-        """The grid of images as large as the first.
+        """The grid of images as large as the first; `images` are coupled at a time, on the side that has more.
 
         Raises:
             ValueError: a patch that does not fit.
@@ -50,11 +51,11 @@ class Grid:
         patch_shape(pixels.labels, patch_size, stride, True)  # raises
         channels = metric.read(pixels).shape[1]
         height, width = pixels.labels.shape[1:]
-        numbers = channels * (num_classes if metric.reads == "logits" else channels + num_classes)
         on_cpu = torch.device(device or pixels.features.device).type == "cpu"
-        if metric.gamma is not None:  # the pixels themselves are held, and matrices of them that fit into no cache
-            numbers, on_cpu = channels * math.gcd(patch_size[0], stride[0]) * math.gcd(patch_size[1], stride[1]), False
-            numbers *= reader.images()
+        if metric.gamma is None:
+            numbers = channels * (num_classes if metric.reads == "logits" else channels + num_classes)
+        else:
+            numbers, on_cpu = channels * patch_size[0] * patch_size[1] * images, False  # which fit into no cache
         return cls((height, width), patch_size, stride, metric, channels, numbers, on_cpu)
 
     @property
@@ -96,6 +97,8 @@ class Grid:
         row_numbers = self.numbers(slice(0, self.cell[0]))
         if reader.once:
             rows = count
+        elif self.metric.gamma is not None:
+            rows = max(1, MEMORY_NUMBERS // self.numbers(self.rows(0, 1)))
         else:
             budgets = [CACHE_NUMBERS] if self.on_cpu and reader.length == 1 else []
             for budget in (*budgets, MEMORY_NUMBERS):
@@ -110,7 +113,13 @@ class Grid:
         return slice(first * self.stride[0], (end - 1) * self.stride[0] + self.patch_size[0])
 
     def numbers(self, rows: slice) -> int:
-        """How many the cells of these pixel rows hold."""
+        """How many the cells of these pixel rows hold, or the patches."""
+        if self.metric.gamma is not None:
+            return (
+                len(range(self.patch_size[0], rows.stop - rows.start + 1, self.stride[0]))
+                * self.shape[1]
+                * self.cell_numbers
+            )
         return (rows.stop - rows.start) // self.cell[0] * (self.columns // self.cell[1]) * self.cell_numbers
 
     def groups(self, pixels: Pixels) -> list[Pixels]:

@@ -123,14 +123,15 @@ class Mapper(SolverOptions):
         if "log_likelihood" in table.statistics and self.pool == "dataset" and isinstance(target, Iterator):
             raise ValueError(f"{self.metric} looks at every pixel twice: give batches that can be read again")
         reader = Reader(target)
-        grid = self._grid(reader)
-        other = None
+        other, images = None, 1
         if table.gamma is not None:
             if source is None:
                 raise ValueError(f"{self.metric} compares two data sets: a source is needed beside the target")
             if self.num_source_classes is None:
                 raise ValueError(f"{self.metric} needs num_source_classes")
             other = Reader(source)
+            images = max(other.images(), 1 if self.pool == "image" else reader.images())
+        grid = self._grid(reader, images)
         if self.pool == "image":
             bar = tqdm(reader, self.metric, total=reader.length, unit="batch", disable=not self.progress)
             groups = (group for pixels in bar for group in grid.groups(pixels))
@@ -154,9 +155,10 @@ class Mapper(SolverOptions):
             coupling=coupling,
         )
 
-    def _grid(self, reader: Reader) -> Grid:
+    def _grid(self, reader: Reader, images: int = 1) -> Grid:
         reader.check_size()
-        return Grid.of(reader, METRICS[self.metric], self.patch_size, self.stride, self.num_classes, self.device)
+        patches = self.patch_size, self.stride
+        return Grid.of(reader, METRICS[self.metric], *patches, self.num_classes, self.device, images)
 
     def _map(self, reader: Reader, grid: Grid, source: Reader | None) -> tuple[Tensor, Tensor, JointLabelMass | None]:
         """Values, counts and couplings, strip by strip."""

@@ -1,5 +1,6 @@
 """Couplings for OTCE and JC-OTCE: of features alone, or with the distances of labels."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -42,7 +43,7 @@ def couple(
         num_source_classes: Z, the number of source classes.
         gamma: share of the features in the ground cost, above 0 and at most 1.
         **solver_options: solver, epsilon, relative_epsilon, tolerance, max_iterations, strict and progress of
-            `joint_label_mass`; for W, too.
+            `joint_label_mass`; for W, too, whose diagnostics are not kept: a warning tells where it did not converge.
 
     Raises:
         ValueError: as `joint_label_mass`, or gamma out of its range.
@@ -66,12 +67,16 @@ def couple(
     source_labels = source_labels.expand(*batch, source_labels.shape[-1])
     if gamma == 1:
         return joint_label_mass(source_features, source_labels, target_features, target_labels, **options)
-    source_features, target_features = gamma**0.5 * source_features, gamma**0.5 * target_features
     distances = label_distances(source_features, source_labels, target_features, target_labels, **options)
-    label_cost = (1 - gamma) / gamma * distances  # which are gamma times too small
-    return joint_label_mass(
+    # The ground cost divided by gamma, so that features stay as precise as they are.
+    if not options.get("relative_epsilon", True):
+        options["epsilon"] = options["epsilon"] / gamma
+    label_cost = (1 - gamma) / gamma * distances
+    found = joint_label_mass(
         source_features, source_labels, target_features, target_labels, label_cost=label_cost, **options
     )
+    scaled = {name: gamma * getattr(found, name) for name in ("cost", "duality_gap", "epsilon")}
+    return replace(found, **scaled)
 
 
 def label_distances(
