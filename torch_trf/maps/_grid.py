@@ -115,11 +115,8 @@ class Grid:
     def numbers(self, rows: slice) -> int:
         """How many the cells of these pixel rows hold, or the patches."""
         if self.metric.gamma is not None:
-            return (
-                len(range(self.patch_size[0], rows.stop - rows.start + 1, self.stride[0]))
-                * self.shape[1]
-                * self.cell_numbers
-            )
+            patch_rows = (rows.stop - rows.start - self.patch_size[0]) // self.stride[0] + 1
+            return patch_rows * self.shape[1] * self.cell_numbers
         return (rows.stop - rows.start) // self.cell[0] * (self.columns // self.cell[1]) * self.cell_numbers
 
     def groups(self, pixels: Pixels) -> list[Pixels]:
