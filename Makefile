@@ -43,6 +43,7 @@ lint: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/metrics.py
 	$(BIN)/python benchmarks/maps.py
+	$(BIN)/python benchmarks/transport.py
 
 clean:
 	rm -rf .venv build dist *.egg-info torch_trf/*.so .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -1,15 +1,18 @@
 """Checks every CUDA path against the CPU and times it; needs a GPU with 16 GB or more and the built extension.
 
 Maps are timed at the size of the published data set, 174 images of 19 channels and 512 x 1,024 pixels, or with as many
-images as fit into half of the memory.
+images as fit into half of the memory. Couplings by Sinkhorn need geomloss, the largest of them pykeops; what is
+missing, or does not fit into memory, is left out, and the report says so.
 
 pip install --no-build-isolation -e . && python benchmarks/device.py [--output benchmarks/results/FILE.md]
 """
 
 import argparse
 import platform
+import time
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -27,6 +30,7 @@ from torch_trf._ops import (
 )
 from torch_trf.metrics._logme import EPSILON, MAX_ITERATIONS, TOLERANCE
 from torch_trf.statistics import JointMass, LogLikelihood, Moments, PixelSample
+from torch_trf.transport import JointLabelMass, joint_label_mass
 
 NUM_CLASSES = 11
 FEATURES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -34,6 +38,10 @@ LABELS = (torch.int64, torch.int32, torch.uint8)
 MAPS = ("leep", "nce", "logme", "hscore", "regularized_hscore")
 PUBLISHED = (174, 19, 512, 1024)  # images, channels, height and width
 PUBLISHED_CLASSES = 19
+SOURCE_IMAGES = 20  # beside the published target images, in a map of OTCE
+REPEATS, SAMPLE = 10, 10_000  # samples and pixels a side; converged in 5 s is the goal
+MAP_GOAL, SAMPLE_GOAL = 60, 5  # seconds
+LARGE_SAMPLE = 100_000  # whose pairs fit into no memory
 
 
 def images(batch: int, channels: int, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -173,7 +181,13 @@ def check_scores() -> int:
         ({"metrics": every}, lambda: stream),
         ({"metrics": every, "stream_pixels": 500}, lambda: iter(stream)),
         (
-            {"metrics": (*every, "otce"), "num_pixels": 300, "num_repeats": 3, "num_source_classes": NUM_CLASSES},
+            {
+                "metrics": (*every, "otce"),
+                "solver": "exact",
+                "num_pixels": 300,
+                "num_repeats": 3,
+                "num_source_classes": NUM_CLASSES,
+            },
             lambda: stream,
         ),
         ({"metrics": every, "num_pixels": 300, "sampling": "per_class"}, lambda: stream),
@@ -185,6 +199,77 @@ def check_scores() -> int:
         for name in cpu:
             torch.testing.assert_close(gpu[name].score, cpu[name].score, rtol=1e-8, atol=1e-9, msg=f"{name} {options}")
             checks += 1
+    return checks
+
+
+def labelled_pixels(
+    *shape: int, channels: int, shift: float, device: str = "cuda"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pixels around the means of their classes, which move by the shift; made on the device."""
+    generator = torch.Generator(device).manual_seed(int(10 * shift))
+    means = torch.randn(NUM_CLASSES, channels, generator=torch.Generator().manual_seed(0))
+    means += shift * torch.randn(NUM_CLASSES, channels, generator=torch.Generator().manual_seed(1))
+    labels = torch.randint(0, NUM_CLASSES, shape, generator=generator, device=device)
+    features = torch.randn(*shape, channels, generator=generator, device=device)
+    return features.add_(means.to(device)[labels]), labels
+
+
+def check_transport(device: str = "cuda") -> int:
+    """Sinkhorn on the GPU against Sinkhorn and the exact coupling on the CPU, and maps of OTCE."""
+    checks = 0
+    classes = {"num_classes": NUM_CLASSES, "num_source_classes": NUM_CLASSES}
+    for dtype, tolerance in ((torch.float64, 1e-8), (torch.float32, 1e-3)):
+        source = labelled_pixels(3, 300, channels=8, shift=0.0, device="cpu")
+        target = labelled_pixels(3, 400, channels=8, shift=0.5, device="cpu")
+        source[1][0, ::7] = -1  # no pixels
+        pixels = source[0].to(dtype), source[1], target[0].to(dtype), target[1]
+        exact = joint_label_mass(*pixels, **classes, solver="exact")
+        for epsilon in (0.02, 0.005):
+            options = {**classes, "solver": "sinkhorn", "epsilon": epsilon, "tolerance": 1e-4, "strict": True}
+            expected = joint_label_mass(*pixels, **options)
+            found = joint_label_mass(*(tensor.to(device) for tensor in pixels), **options)
+            what = f"sinkhorn, {dtype}, epsilon {epsilon}"
+            for name in ("mass", "cost", "duality_gap", "epsilon"):
+                torch.testing.assert_close(
+                    getattr(found, name).cpu(),
+                    getattr(expected, name),
+                    rtol=tolerance,
+                    atol=tolerance,
+                    msg=lambda text, what=what, name=name: f"{what}, {name}: {text}",
+                )
+            # Rounding may let a problem in single precision converge at the look before or after.
+            apart = (found.iterations.cpu() - expected.iterations).abs().max()
+            assert apart <= (0 if dtype == torch.float64 else 20), f"{what}: {apart} iterations apart"
+            assert (found.marginal_error <= 1e-4).all(), what
+            above = found.cost.cpu() - exact.cost
+            slack = 1e-6 * exact.cost
+            assert (above >= -slack).all(), f"{what}: below the least cost"
+            assert (above <= found.duality_gap.cpu() + slack).all(), f"{what}: further from it than the gap"
+            torch.testing.assert_close(found.mass.sum(-1).cpu(), exact.mass.sum(-1), rtol=0, atol=1e-6, msg=what)
+            checks += 5
+    (features, labels), (source_features, source_labels) = images(3, 8, 24, 20), images(2, 8, 30, 20)
+    features, source_features = features.nan_to_num(), 1.1 * source_features.nan_to_num()
+    tensors = features.double(), labels, source_features.double(), source_labels
+    for metric, pool, patch_size, stride in (
+        ("otce", "dataset", 4, 4),
+        ("otce", "dataset", 6, 3),
+        ("otce", "image", 4, 4),
+        ("jc_otce", "dataset", 12, 12),
+    ):
+        options = {"patch_size": patch_size, "stride": stride, "pool": pool, "solver": "sinkhorn", **classes}
+        expected = transferability_map(metric, *tensors, **options)
+        found = transferability_map(metric, *(tensor.to(device) for tensor in tensors), **options)
+        what = f"{metric}, {options}"
+        torch.testing.assert_close(
+            found.values.cpu(),
+            expected.values,
+            rtol=1e-7,
+            atol=1e-7,
+            equal_nan=True,
+            msg=lambda text, what=what: f"{what}: {text}",
+        )
+        assert torch.equal(found.valid.cpu(), expected.valid)
+        checks += 1
     return checks
 
 
@@ -323,6 +408,93 @@ def solver_times() -> str:
     return table(header, rows)
 
 
+def timed(run: Callable[[], JointLabelMass]) -> tuple[JointLabelMass, float, float]:
+    """What a run gives, its seconds and its peak memory on the device in GB; once, since it is long."""
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated() if on_gpu else 0
+    start = time.perf_counter()
+    found = run()
+    if on_gpu:
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - start
+    return found, seconds, (torch.cuda.max_memory_allocated() - before) / 1e9 if on_gpu else 0.0
+
+
+def otce_map_coupling(
+    count: int, source_count: int, channels: int, height: int, width: int, device: str
+) -> Callable[[], JointLabelMass]:
+    """A map of OTCE over images made on the device, in patches of 4 x 4 pixels."""
+    tensors = []
+    for images_of, shift in ((count, 0.5), (source_count, 0.0)):
+        features, labels = labelled_pixels(images_of, height, width, channels=channels, shift=shift, device=device)
+        tensors += [features.movedim(-1, 1), labels]
+    options = {"num_classes": NUM_CLASSES, "num_source_classes": NUM_CLASSES, "solver": "sinkhorn"}
+    return lambda: transferability_map("otce", *tensors, patch_size=4, **options).coupling
+
+
+def transport_times(
+    bandwidth: float,
+    sample: int = SAMPLE,
+    repeats: int = REPEATS,
+    published: tuple[int, int, int, int] = PUBLISHED,
+    large_sample: int = LARGE_SAMPLE,
+    device: str = "cuda",
+) -> str:
+    """Couplings of samples and of a map, beside the time that reading their matrices would take; one with KeOps.
+
+    An iteration reads the matrix of all pairs twice, in single precision.
+    """
+    channels = published[1]
+    sides = [labelled_pixels(repeats, sample, channels=channels, shift=shift, device=device) for shift in (0.0, 0.5)]
+    pixels = (*sides[0], *sides[1])
+    options = {"num_classes": NUM_CLASSES, "num_source_classes": NUM_CLASSES, "solver": "sinkhorn"}
+    joint_label_mass(*(tensor[:, :50] for tensor in pixels), **options)  # warm up
+    runs = {
+        (f"{repeats} samples of {sample:,} + {sample:,} pixels", f"{SAMPLE_GOAL}", sample**2): partial(
+            joint_label_mass, *pixels, **options
+        )
+    }
+    count, _, height, width = published
+    if device == "cuda":
+        count = min(count, torch.cuda.mem_get_info()[0] // 4 // (channels * height * width * 4))
+    patches = (height // 4) * (width // 4)
+    name = f"map of {patches:,} patches of {16 * SOURCE_IMAGES:,} + {16 * count:,} pixels"
+    runs[name, f"{MAP_GOAL}", 16 * count * 16 * SOURCE_IMAGES] = otce_map_coupling(
+        count, SOURCE_IMAGES, channels, height, width, device
+    )
+    name = f"1 sample of {large_sample:,} + {large_sample:,} pixels, KeOps"
+    sides = [labelled_pixels(large_sample, channels=channels, shift=shift, device=device) for shift in (0.0, 0.5)]
+    runs[name, "", large_sample**2] = partial(joint_label_mass, *sides[0], *sides[1], **options)
+    rows = []
+    for (what, goal, pairs), run in runs.items():
+        if what == name and find_spec("pykeops") is None:
+            rows.append((what, "pykeops is not installed: not run", *6 * ("",)))
+            continue
+        try:
+            found, seconds, memory = timed(run)
+        except (RuntimeError, OSError) as error:  # too little memory, or KeOps without a compiler
+            rows.append((what, f"did not run: {str(error).splitlines()[0][:80]}", *6 * ("",)))
+            continue
+        iterations = found.iterations.double()
+        floor = 2 * 4 * pairs * iterations.sum().item() / bandwidth
+        rows.append(
+            (
+                what,
+                f"{seconds:.2f}",
+                f"{memory:.2f}",
+                f"{iterations.mean().item():.0f}, {iterations.max().item():.0f}",
+                f"{100 * found.converged.double().mean().item():.1f} %",
+                goal,
+                *(("", "") if what == name else (f"{floor:.2f}", f"{seconds / floor:.1f}")),  # it reads no matrix
+            )
+        )
+    header = ("couplings", "seconds", "peak GB", "iterations, mean and most", "converged", "goal, s")
+    return table((*header, "floor, s", "times the floor"), rows)
+
+
 def main() -> None:
     """Checks, then prints and writes the times."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -338,6 +510,9 @@ def main() -> None:
         "scores": check_scores(),
         "maps": check_maps(),
     }
+    has_transport = find_spec("geomloss") is not None
+    if has_transport:
+        checks["couplings"] = check_transport()
     check_no_synchronisation()
     bandwidth = copy_bandwidth()
     report = "\n".join(
@@ -353,6 +528,8 @@ def main() -> None:
             map_times(bandwidth),
             "",
             solver_times(),
+            "",
+            transport_times(bandwidth) if has_transport else "geomloss is not installed: couplings were not run.",
         ]
     )
     print(report)
