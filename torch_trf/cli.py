@@ -178,7 +178,7 @@ def _score(options: Namespace) -> None:
                 "versions": {
                     "torch_trf": __version__,
                     "python": platform.python_version(),
-                    **{package: version(package) for package in ("torch", "numpy", "POT")},
+                    **{package: version(package) for package in ("torch", "numpy", "POT", "geomloss", "pykeops")},
                 },
             },
         )
@@ -258,7 +258,9 @@ def _trust(name: str, diagnostics: dict[str, Any]) -> str:
         epsilon, iterations = numbers["epsilon"].mean().item(), int(numbers["iterations"].max())
         how = f"by {diagnostics['solver']} (epsilon {epsilon:.3g}, up to {iterations:,} iterations)"
     cost, gap, error = numbers["cost"].mean(), numbers["duality_gap"].max(), numbers["marginal_error"].max()
-    return f"{name} coupled {how}: marginals within {error:.1e}, cost {cost:.6g}, at most {gap:.3g} above the least"
+    failed = "" if numbers["converged"].all() else "; NOT CONVERGED"
+    trust = f"marginals within {error:.1e}, cost {cost:.6g}, at most {gap:.3g} above the least{failed}"
+    return f"{name} coupled {how}: {trust}"
 
 
 def _check_output(path: Path) -> None:

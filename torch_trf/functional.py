@@ -224,7 +224,7 @@ def otce(
         >>> torch_trf.otce(x, y, x + 1, y).item()
         0.0
     """
-    return otce_result(source_features, source_labels, target_features, target_labels, **options).score
+    return otce_result(source_features, source_labels, target_features, target_labels, gamma=1.0, **options).score
 
 
 def jc_otce(

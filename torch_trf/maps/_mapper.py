@@ -111,7 +111,7 @@ class Mapper(SolverOptions):
             source: the same of the source data set, seen through the same model, for OTCE and JC-OTCE; images of one
                 size, which need not be that of the target. Patch (i, j) of the target's H' x W' is coupled with patch
                 (round(i H'' / H'), round(j W'' / W')) of the source's H'' x W'', halves to even, and no further than
-                the last one; all source images together.
+                the last one; all source images together. It may be read many times: an iterator is held in memory.
 
         Raises:
             ValueError: bad pixels between the first and the last patch (the message names the batch), images of
@@ -129,7 +129,7 @@ class Mapper(SolverOptions):
                 raise ValueError(f"{self.metric} compares two data sets: a source is needed beside the target")
             if self.num_source_classes is None:
                 raise ValueError(f"{self.metric} needs num_source_classes")
-            other = Reader(source)
+            other = Reader(list(source) if isinstance(source, Iterator) else source)
             images = max(other.images(), 1 if self.pool == "image" else reader.images())
         grid = self._grid(reader, images)
         if self.pool == "image":
@@ -231,6 +231,9 @@ class Mapper(SolverOptions):
             tensor[rows - rows[0]][:, columns]
             for tensor in self._patches(source, source_grid, source_rows, self.num_source_classes or 0, pool=True)
         )
+        if source_labels.device != labels.device:
+            devices = f"source pixels are on {source_labels.device}, target pixels on {labels.device}"
+            raise ValueError(f"{devices}: put them on one device, or say which device")
         count = torch.minimum((labels >= 0).sum(-1), (source_labels >= 0).sum(-1))
         coupling = couple(
             source_features,

@@ -24,7 +24,7 @@ class TransferabilityMap:
     Attributes:
         values: `[H', W']`, or `[B, H', W']` with a map for every image; higher is better.
         valid: where a patch has enough labelled pixels; elsewhere `values` holds the fill value.
-        count: number of labelled pixels of every patch.
+        count: number of labelled pixels of every patch; for OTCE and JC-OTCE, on the side that has fewer.
         metric: its name.
         unit: of the values.
         patch_size: height and width of a patch, in pixels.

@@ -8,15 +8,19 @@ def check_pixels(features: Tensor, labels: Tensor, num_classes: int | None, side
     """The number of classes of one side: as given, or the largest label plus one; waits for the device.
 
     Raises:
-        ValueError: shapes that do not belong together, no pixel at all, labels outside the classes, or features of
-            labelled pixels that are NaN or infinite.
+        ValueError: shapes or devices that do not belong together, no pixel at all, labels that are no integers or
+            outside the classes, or features of labelled pixels that are NaN or infinite.
     """
     shapes = f"{side} features {list(features.shape)} and labels {list(labels.shape)}"
     if features.dim() < 2 or features.shape[:-1] != labels.shape:
         raise ValueError(f"{shapes}: expected [..., pixels, channels] and [..., pixels]")
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise ValueError(f"{side} labels must be integers, not {labels.dtype}")
+    if features.device != labels.device:
+        raise ValueError(f"{side} features are on {features.device}, labels on {labels.device}: put them on one device")
     if features.numel() == 0:
         raise ValueError(f"{shapes} hold no pixel")
-    largest = int(labels.max())
+    largest = int(labels.to(torch.int64).max())
     if num_classes is not None and largest >= num_classes:
         raise ValueError(f"{side} label {largest} is outside [0, {num_classes})")
     if bad := int((~features.isfinite().all(-1) & (labels >= 0)).sum()):
@@ -43,12 +47,14 @@ def check_sides(source_features: Tensor, target_features: Tensor) -> None:
         raise ValueError(f"{devices}: put them on one device")
 
 
-def check_label_cost(label_cost: Tensor, shape: tuple[int, ...]) -> None:
+def check_label_cost(label_cost: Tensor, shape: tuple[int, ...], device: torch.device) -> None:
     """Raises where labels cannot cost this.
 
     Raises:
-        ValueError: another shape, or values that are negative, NaN or infinite.
+        ValueError: another shape or device, or values that are negative, NaN or infinite.
     """
+    if label_cost.device != device:
+        raise ValueError(f"label_cost is on {label_cost.device}, the pixels on {device}: put them on one device")
     if label_cost.shape != torch.Size(shape):
         raise ValueError(f"label_cost {list(label_cost.shape)} must be {list(shape)}: target classes, source classes")
     if not (label_cost.isfinite() & (label_cost >= 0)).all():

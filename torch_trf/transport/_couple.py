@@ -8,10 +8,11 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 from tqdm import tqdm
 
-from ._checks import check_pixels
+from ._checks import check_pixels, check_sides
 from ._joint_label_mass import JointLabelMass, joint_label_mass
+from ._options import SolverOptions
 
-JC_GAMMA = 0.5  # Tan et al., TNNLS 2024
+JC_GAMMA = 0.5  # as in the published code of JC-OTCE
 
 
 def couple(
@@ -31,7 +32,8 @@ def couple(
 
     $$ \gamma \lVert x - x' \rVert^2 + (1 - \gamma) \, W(y, z) $$
 
-    with W the `label_distances`. `metrics.otce` of the result is OTCE with gamma = 1 and JC-OTCE with gamma = 0.5.
+    with W the `label_distances`. `metrics.otce` of the result is OTCE with gamma = 1 and JC-OTCE with gamma = 0.5. All of
+    it works on features without gradient.
 
     Args:
         source_features: `[..., N, D]`, finite where the label is not negative.
@@ -60,17 +62,18 @@ def couple(
         raise ValueError(f"gamma must be above 0 and at most 1, not {gamma}")
     options = {"num_classes": num_classes, "num_source_classes": num_source_classes, **solver_options}
     batch = target_labels.shape[:-1]
-    if torch.broadcast_shapes(batch, source_labels.shape[:-1]) != batch:
+    try:
+        source_features = source_features.expand(*batch, *source_features.shape[-2:])
+        source_labels = source_labels.expand(*batch, source_labels.shape[-1])
+    except RuntimeError as error:
         leading = f"leading dimensions {list(source_labels.shape[:-1])} of the source"
-        raise ValueError(f"{leading} are more than those of the target, {list(batch)}")
-    source_features = source_features.expand(*batch, *source_features.shape[-2:])
-    source_labels = source_labels.expand(*batch, source_labels.shape[-1])
+        raise ValueError(f"{leading} do not broadcast to those of the target, {list(batch)}") from error
     if gamma == 1:
         return joint_label_mass(source_features, source_labels, target_features, target_labels, **options)
     distances = label_distances(source_features, source_labels, target_features, target_labels, **options)
     # The ground cost divided by gamma, so that features stay as precise as they are.
     if not options.get("relative_epsilon", True):
-        options["epsilon"] = options["epsilon"] / gamma
+        options["epsilon"] = options.get("epsilon", SolverOptions().epsilon) / gamma
     label_cost = (1 - gamma) / gamma * distances
     found = joint_label_mass(
         source_features, source_labels, target_features, target_labels, label_cost=label_cost, **options
@@ -91,6 +94,8 @@ def label_distances(
     **solver_options: Any,
 ) -> Float64[Tensor, "*batch K Z"]:
     r"""How far the pixels of a target class lie from those of a source class: the cost of their optimal coupling.
+
+    Without gradient.
 
     Args:
         source_features: `[..., N, D]`, finite where the label is not negative.
@@ -116,6 +121,7 @@ def label_distances(
     """
     check_pixels(source_features, source_labels, num_source_classes, "source")
     check_pixels(target_features, target_labels, num_classes, "target")
+    check_sides(source_features, target_features)
     of_class = torch.arange(num_source_classes, device=source_labels.device).unsqueeze(-1)
     source_labels = source_labels.unsqueeze(-2)
     source_labels = torch.where(source_labels == of_class, source_labels, -1)  # [..., Z, N]: a problem for each class

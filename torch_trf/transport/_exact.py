@@ -16,7 +16,7 @@ from ._problem import Problem
 
 DENSE_PIXELS = 1000  # up to so many on either side the simplex is given all pairs at once
 NEAREST = 8  # pairs of each pixel that are tried first
-FEASIBLE = 1e-10  # reduced costs, in units of the mean cost, that count as none
+REDUCED_COST_TOLERANCE = 1e-10  # reduced costs, in units of the mean cost, that count as none
 MAX_PIVOTS = 100_000_000  # of the simplex; POT's default of 100,000 is too few for 10,000 pixels
 LOST_MASS = 1e-9  # L1, far above rounding and far below a pixel's weight
 
@@ -64,11 +64,14 @@ def exact_coupling(
     # A thread a problem, and what is left over for the products inside one.
     own = (max(1, threads // problems),)
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=own)
-    with warnings.catch_warnings(), pool:
-        warnings.simplefilter("ignore")  # what POT warns of becomes an error
-        couplings = pool.map(solve, range(problems))
-        shown = tqdm(couplings, "coupling", problems, unit="problem", disable=not progress)
-        return Coupling.cat(list(shown))
+    try:
+        with warnings.catch_warnings(), pool:
+            warnings.filterwarnings("ignore", module=r"ot\b")  # what POT warns of becomes an error
+            couplings = pool.map(solve, range(problems))
+            shown = tqdm(couplings, "coupling", problems, unit="problem", disable=not progress)
+            return Coupling.cat(list(shown))
+    finally:
+        torch.set_num_threads(threads)  # which the pool has set for threads that are started later, too
 
 
 def _solve(source: Float64[Tensor, "N E"], target: Float64[Tensor, "M E"]) -> tuple[Tensor, Float64[Tensor, "M"], int]:
@@ -100,11 +103,12 @@ def _solve(source: Float64[Tensor, "N E"], target: Float64[Tensor, "M E"]) -> tu
         ends = torch.stack([pairs // len(target), pairs % len(target)])
         costs = (source[ends[0]] - target[ends[1]]).square().sum(-1)
         plan, source_potential, target_potential = _simplex(
-            torch.sparse_coo_tensor(ends, costs, (len(source), len(target)), is_coalesced=True)
+            torch.sparse_coo_tensor(ends, costs, (len(source), len(target)), is_coalesced=True, check_invariants=False)
         )
         # Where pixels lie on each other, few pairs more change little: every round adds twice as many.
         count = NEAREST * 2 ** (rounds - 1)
-        missed = _nearest(source, target, source_potential, target_potential, count=count, below=-FEASIBLE)
+        below = -REDUCED_COST_TOLERANCE
+        missed = _nearest(source, target, source_potential, target_potential, count=count, below=below)
         known, pairs = len(pairs), torch.cat([pairs, missed]).unique()
         if len(pairs) == known:  # what seems to be missed is rounding, where the simplex was given it already
             return plan.coalesce(), target_potential, rounds

@@ -45,7 +45,9 @@ class JointLabelMass:
         epsilon: of the entropic coupling, in the units of the cost; 0 of an exact one.
         iterations: of Sinkhorn at the last epsilon; of the exact solver, how many times the simplex ran.
         converged: whether the marginal error is within the tolerance.
-        solver: "exact" or "sinkhorn".
+        solver: "exact" or "sinkhorn"; both, of a map whose patches were coupled by both.
+
+    Where a side has no pixel, nothing was to be done: no error, no iteration, converged.
     """
 
     mass: Float64[Tensor, "*batch K Z"]
@@ -121,7 +123,8 @@ def joint_label_mass(
       on the order of the pixels.
     - "sinkhorn": entropic, $\min_P \langle P, C \rangle + \varepsilon \, \mathrm{KL}(P, ab^\top)$, where the features
       are. GeomLoss lowers epsilon to its value, then over-relaxed iterations go on until the marginals hold, and the
-      plan is rounded to a coupling. Matrices of all pairs where they fit into memory, KeOps where they do not. Features
+      plan is rounded to a coupling. Where a matrix of all pairs fits into memory it is kept, so that an iteration is
+      two products with it; where it does not, KeOps computes it anew every time. Features
       of double precision are computed with in double precision, others in single precision, whose marginal error ends
       at about 1e-6 (KeOps: 1e-4).
     - "auto": exact on the CPU up to 10,000 pixels a side, sinkhorn otherwise; the result says which.
@@ -177,7 +180,7 @@ def joint_label_mass(
     check_sides(source_features, target_features)
     shape = (*target_labels.shape[:-1], num_classes, num_source_classes)
     if label_cost is not None:
-        check_label_cost(label_cost, shape)
+        check_label_cost(label_cost, shape, target_features.device)
 
     dtype = torch.promote_types(torch.promote_types(source_features.dtype, target_features.dtype), torch.float32)
     source, target = _packed(source_features, source_labels), _packed(target_features, target_labels)
@@ -261,12 +264,12 @@ def _dual(problem: Problem, target_potential: Float64[Tensor, "p M"]) -> Float64
 
 def _packed(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Problems along one dimension, pixels first, with as many places as the largest has pixels."""
-    features, labels = features.reshape(-1, *features.shape[-2:]).detach(), labels.reshape(-1, labels.shape[-1])
+    features, labels = features.detach(), labels.to(torch.int64)
     places = max(1, int((labels >= 0).sum(-1).max()))
     if places < labels.shape[-1]:
-        first = (labels < 0).to(torch.uint8).argsort(dim=-1, stable=True)[:, :places]
-        features, labels = features.take_along_dim(first.unsqueeze(-1), 1), labels.take_along_dim(first, 1)
-    return features, labels
+        first = (labels < 0).to(torch.uint8).argsort(dim=-1, stable=True)[..., :places]
+        features, labels = features.take_along_dim(first.unsqueeze(-1), -2), labels.take_along_dim(first, -1)
+    return features.reshape(-1, *features.shape[-2:]), labels.reshape(-1, labels.shape[-1])
 
 
 def _say_not_converged(coupling: Coupling, converged: Bool[Tensor, "p"], options: SolverOptions) -> None:

@@ -84,10 +84,13 @@ def _centred(points: Sequence[Tensor], weights: Sequence[Tensor]) -> tuple[list[
     """Both sides around their own means, and how far these lie apart; rounding alone moves no point."""
     means = [weight.unsqueeze(-2) @ x for x, weight in zip(points, weights, strict=True)]
     noise = ROUNDING * torch.maximum(*(x.abs().amax((-2, -1), keepdim=True) for x in points))
-    differences = [x - mean for x, mean in zip(points, means, strict=True)] + [means[0] - means[1]]
-    differences = [x.where(x.abs().amax((-2, -1), keepdim=True) > noise, 0) for x in differences]
-    centred = [x * (weight > 0).unsqueeze(-1) for x, weight in zip(differences[:2], weights, strict=True)]
-    return centred, differences[-1].squeeze(-2)
+    differences = [
+        (x - mean) * (weight > 0).unsqueeze(-1) for x, mean, weight in zip(points, means, weights, strict=True)
+    ]
+    source, target, shift = (
+        x.where(x.abs().amax((-2, -1), keepdim=True) > noise, 0) for x in (*differences, means[0] - means[1])
+    )
+    return [source, target], shift.squeeze(-2)
 
 
 def mean_squares(points: Sequence[Tensor], weights: Sequence[Tensor]) -> Float64[Tensor, "problems"]:

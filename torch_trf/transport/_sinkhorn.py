@@ -18,10 +18,10 @@ from ._kernels import DenseKernel, OnlineKernel
 from ._problem import Problem, mean_squares
 
 DENSE_PAIRS = {"cpu": 2**27, "cuda": 2**29}  # in memory at a time; with GeomLoss's copies about 20 bytes each
-ANNEALING = 0.7  # ratio of the scales from the extent of the points down to epsilon
+ANNEALING = 0.5  # ratio of the scales from the extent of the points down to epsilon
 CHECKED = 10  # iterations from one look at the marginals to the next
 MOST_RELAXED = 1.98  # the relaxation parameter must stay below 2
-WORSE = 2.0  # a marginal error that has grown so many times since the last look shows divergence
+WORSE = 2.0  # a marginal error so many times the least one shows divergence
 RECOVERY = 0.7  # how the distance to 2 of the largest relaxation that is allowed after it shrinks with every look
 
 
@@ -60,12 +60,12 @@ def sinkhorn_coupling(
     with (
         tqdm(total=len(epsilon), desc="coupling", unit="problem", disable=not progress) as bar,
         _full_precision(),
-        redirect_stdout(sys.stderr),  # where KeOps says what it compiles
+        redirect_stdout(sys.stdout if pairs <= limit else sys.stderr),  # where KeOps says what it compiles
     ):
         for start in range(0, len(epsilon), max(1, limit // pairs)):
             some = slice(start, start + max(1, limit // pairs))
             couplings.append(
-                _couple(
+                _couple_batch(
                     in_epsilon[some],
                     _one_hot(source_labels[some], num_source_classes),
                     _one_hot(target_labels[some], num_classes),
@@ -80,7 +80,7 @@ def sinkhorn_coupling(
     return replace(found, cost=found.cost * epsilon, target_potential=found.target_potential * epsilon.unsqueeze(-1))
 
 
-def _couple(
+def _couple_batch(
     problem: Problem,
     source_classes: Float64[Tensor, "p N Z"],
     target_classes: Float64[Tensor, "p M K"],
@@ -96,7 +96,7 @@ def _couple(
     marginals hold. The rate $\lambda$ at which the marginal error falls tells that of the plain iteration,
     $\theta = (\lambda + \omega - 1)^2 / (\lambda \omega^2)$, and that the best relaxation,
     $\omega = 2 / (1 + \sqrt{1 - \theta})$, by Young's theory of linear iterations, which this is near its end. Far from
-    its end it may diverge: then the last good potentials are taken up again with less relaxation.
+    its end it may diverge: then the best potentials so far are taken up again with less relaxation.
 
     Sources: D. M. Young, "Iterative methods for solving partial difference equations of elliptic type", 1954;
     A. Thibault et al., "Overrelaxed Sinkhorn-Knopp algorithm for regularized optimal transport", 2021; T. Lehmann et
@@ -110,6 +110,11 @@ def _couple(
     iteration = 1
     while True:
         state = _look(kernel, state, tolerance, iteration)
+        if iteration >= max_iterations:  # what is not the best is no result
+            worse = ~(state.error <= state.best_error)[:, None]
+            state = replace(state, target_potential=state.best_potential.where(worse, state.target_potential))
+            kernel.follow(state.target_potential)
+            state = _look(kernel, state, tolerance, iteration)
         finished = (state.error <= tolerance) | (iteration >= max_iterations)
         if 2 * finished.sum() >= len(finished):  # a problem waits until half of those beside it are done
             some = state[finished]
@@ -121,6 +126,7 @@ def _couple(
                 break
         steps = min(CHECKED, max_iterations - iteration)
         state = _relax(state, tolerance)
+        kernel.follow(state.target_potential)
         for _ in range(steps - 1):
             state = _step(kernel, state)
         iteration += steps
@@ -141,8 +147,8 @@ class _State(Entries):
         iterations: up to here, or to where the error was within the tolerance.
         omega: the relaxation; 0 where nothing more is to be done.
         most: the largest relaxation that is allowed now.
-        good_potential: the target potential at the last look that did not show divergence.
-        good_error: its error.
+        best_potential: the target potential of the least error so far.
+        best_error: its error.
     """
 
     index: Int64[Tensor, "p"]
@@ -153,8 +159,8 @@ class _State(Entries):
     iterations: Int64[Tensor, "p"]
     omega: Float64[Tensor, "p"]
     most: Float64[Tensor, "p"]
-    good_potential: Float64[Tensor, "p M"]
-    good_error: Float64[Tensor, "p"]
+    best_potential: Float64[Tensor, "p M"]
+    best_error: Float64[Tensor, "p"]
 
     @classmethod
     def start(cls, problem: Problem, potential: Float64[Tensor, "p M"]) -> "_State":
@@ -167,7 +173,6 @@ class _State(Entries):
 
 def _look(kernel: DenseKernel | OnlineKernel, state: _State, tolerance: float, iteration: int) -> _State:
     """The first half of an iteration, as a whole step: the rows sum to their weights, so the error is the columns'."""
-    kernel.follow(state.target_potential)
     source_potential = kernel.source_potential(state.target_potential)
     balanced = kernel.target_potential(source_potential)
     difference = torch.expm1(state.target_potential - balanced)
@@ -181,21 +186,21 @@ def _look(kernel: DenseKernel | OnlineKernel, state: _State, tolerance: float, i
 
 
 def _relax(state: _State, tolerance: float) -> _State:
-    """The second half of it, with the relaxation that is best now; back to the last look where the error grew."""
-    grown = ~(state.error <= WORSE * state.good_error)
+    """The second half of it, with the relaxation that is best now; back to the best look where the error grew."""
+    better, grown = state.error < state.best_error, ~(state.error <= WORSE * state.best_error)
     most = torch.where(grown, (1 + state.omega) / 2, 2 - RECOVERY * (2 - state.most)).clamp(max=MOST_RELAXED)
-    omega = _best_relaxation(state.omega, (state.error / state.good_error) ** (1 / CHECKED)).minimum(most)
+    omega = _best_relaxation(state.omega.clamp(min=1), (state.error / state.best_error) ** (1 / CHECKED)).minimum(most)
     omega = torch.where(state.error <= tolerance, 0, omega)
     moved = state.target_potential + omega[:, None] * (state.balanced - state.target_potential)
     return replace(
         state,
         # From 0, the first step without relaxation is a whole one.
         source_potential=torch.where(grown[:, None], 0, state.source_potential),
-        target_potential=torch.where(grown[:, None], state.good_potential, moved),
+        target_potential=torch.where(grown[:, None], state.best_potential, moved),
         omega=torch.where(grown, 1, omega),
         most=most,
-        good_potential=torch.where(grown[:, None], state.good_potential, state.target_potential),
-        good_error=torch.where(grown, state.good_error, state.error),
+        best_potential=torch.where(better[:, None], state.target_potential, state.best_potential),
+        best_error=torch.where(better, state.error, state.best_error),
     )
 
 
