@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from torch_trf.transport import couple, label_distances
+from torch_trf.transport import SolverOptions, couple, label_distances
 
 from .. import references
 from ..helpers import arrays, assert_close
@@ -73,6 +73,18 @@ def test_solver_options_hold_for_both_couplings(device):
     assert_close(found.epsilon, 1e3)
     mean_cost = torch.cdist(pixels[0], pixels[2]).square().mean()  # so much entropy couples all with all
     assert_close(found.cost, mean_cost, rtol=0.05)
+
+
+def test_absolute_epsilon_has_a_default(device):
+    pixels = random_problem(device=device)
+    found = couple(*pixels, **NUM_CLASSES, gamma=0.5, solver="sinkhorn", relative_epsilon=False)
+    assert_close(found.epsilon, SolverOptions().epsilon)
+
+
+def test_more_leading_dimensions_of_the_source_are_an_error(device):
+    source, target = stack([random_problem(device=device)] * 5), stack([random_problem(device=device)] * 4)
+    with pytest.raises(ValueError, match=r"leading dimensions \[5\] of the source do not broadcast to .* \[4\]"):
+        couple(*source[:2], *target[2:], **NUM_CLASSES)
 
 
 @pytest.mark.parametrize("gamma", [0.0, -0.5, 1.01, math.nan])

@@ -1,5 +1,7 @@
 """The exact coupling against an assignment of copies, over all pairs and over those that matter."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from hypothesis import given
@@ -88,3 +90,10 @@ def test_unfinished_simplex_is_an_error(device, monkeypatch):
     monkeypatch.setattr(_exact, "MAX_PIVOTS", 1)
     with pytest.raises(RuntimeError, match="the exact coupling was not found: numItermax reached"):
         solve(random_problem(device=device))
+
+
+def test_threads_are_left_as_they_were(device):
+    before = torch.get_num_threads()
+    solve(stack([random_problem(device=device, seed=seed) for seed in range(4)]))
+    with ThreadPoolExecutor(1) as pool:
+        assert torch.get_num_threads() == pool.submit(torch.get_num_threads).result() == before

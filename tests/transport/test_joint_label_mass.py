@@ -416,3 +416,22 @@ def test_label_costs_that_are_none_are_errors(solver, value, device):
     label_cost[2, 1] = value
     with pytest.raises(ValueError, match="label_cost"):
         solve(random_problem(device=device), solver, label_cost=label_cost)
+
+
+@every_solver
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_integer_labels_of_any_type(solver, dtype, device):
+    features = random_problem(300, 300, device=device)
+    labels = [torch.arange(300, device=device) % count for count in (10, 40)]  # 40 * 10 does not fit into eight bits
+    options = {"num_classes": 40, "num_source_classes": 10, "solver": solver}
+    expected = joint_label_mass(features[0], labels[0], features[2], labels[1], **options)
+    found = joint_label_mass(features[0], labels[0].to(dtype), features[2], labels[1].to(dtype), **options)
+    assert_close(found.mass, expected.mass, rtol=0, atol=0)
+
+
+@pytest.mark.usefixtures("annotations_unchecked")
+@every_solver
+def test_labels_that_are_no_integers_are_an_error(solver, device):
+    pixels = random_problem(device=device)
+    with pytest.raises(ValueError, match=r"target labels must be integers, not torch\.float64"):
+        solve([*pixels[:3], pixels[3].double()], solver)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from torch_trf.transport import _kernels, _sinkhorn
+from torch_trf.transport import ConvergenceWarning, _kernels, _sinkhorn
 from torch_trf.transport._problem import Problem
 
 from .. import references
@@ -147,6 +147,40 @@ def test_a_relaxation_that_diverges_is_taken_back(omega, device, monkeypatch):
     found = solve(random_problem(device=device), "sinkhorn", epsilon=0.005, tolerance=1e-3)
     assert not all(rate**_sinkhorn.CHECKED <= _sinkhorn.WORSE for rate in rates)
     assert found.converged
+
+
+@pytest.mark.parametrize("limit", range(11, 60, 10))
+def test_the_best_look_counts_where_the_last_one_diverged(limit, device, monkeypatch):
+    errors, look = [], _sinkhorn._look
+
+    def recorded(*arguments):
+        state = look(*arguments)
+        errors.append(state.error.item())
+        return state
+
+    monkeypatch.setattr(_sinkhorn, "_look", recorded)
+    monkeypatch.setattr(_sinkhorn, "_best_relaxation", lambda omega, rate: torch.full_like(omega, 4.0))
+    monkeypatch.setattr(_sinkhorn, "MOST_RELAXED", 4.0)
+    with pytest.warns(ConvergenceWarning):
+        found = solve(random_problem(device=device), "sinkhorn", epsilon=0.005, max_iterations=limit)
+    assert_close(found.marginal_error, min(error for error in errors if error == error))
+
+
+def test_rounding_does_not_hold_a_problem_back_that_was_within_the_tolerance(device):
+    potential, one = torch.zeros(1, 5, dtype=torch.float64, device=device), torch.ones(1, dtype=torch.float64)
+    state = _sinkhorn._State(
+        index=torch.arange(1),
+        source_potential=potential,
+        target_potential=potential,
+        balanced=potential + 1,
+        error=1.00001e-3 * one,
+        iterations=torch.arange(1),
+        omega=0 * one,
+        most=1.5 * one,
+        best_potential=potential,
+        best_error=1e-3 * one,
+    )
+    assert (_sinkhorn._relax(state, tolerance=1e-3).target_potential == 1).all()
 
 
 def test_potentials_that_move_far_are_absorbed_on_the_way(device, monkeypatch):

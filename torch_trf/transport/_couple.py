@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float, Float64, Integer
 from torch import Tensor
 from tqdm import tqdm
 
@@ -17,9 +17,9 @@ JC_GAMMA = 0.5  # as in the published code of JC-OTCE
 
 def couple(
     source_features: Float[Tensor, "*source_batch N D"],
-    source_labels: Int64[Tensor, "*source_batch N"],
+    source_labels: Integer[Tensor, "*source_batch N"],
     target_features: Float[Tensor, "*batch M D"],
-    target_labels: Int64[Tensor, "*batch M"],
+    target_labels: Integer[Tensor, "*batch M"],
     *,
     num_classes: int,
     num_source_classes: int,
@@ -84,9 +84,9 @@ def couple(
 
 def label_distances(
     source_features: Float[Tensor, "*batch N D"],
-    source_labels: Int64[Tensor, "*batch N"],
+    source_labels: Integer[Tensor, "*batch N"],
     target_features: Float[Tensor, "*batch M D"],
-    target_labels: Int64[Tensor, "*batch M"],
+    target_labels: Integer[Tensor, "*batch M"],
     *,
     num_classes: int,
     num_source_classes: int,
@@ -123,11 +123,13 @@ def label_distances(
     check_pixels(target_features, target_labels, num_classes, "target")
     check_sides(source_features, target_features)
     of_class = torch.arange(num_source_classes, device=source_labels.device).unsqueeze(-1)
-    source_labels = source_labels.unsqueeze(-2)
+    source_labels = source_labels.to(torch.int64).unsqueeze(-2)
     source_labels = torch.where(source_labels == of_class, source_labels, -1)  # [..., Z, N]: a problem for each class
     source_features = source_features.unsqueeze(-3).expand(*source_labels.shape, source_features.shape[-1])
     target_features = target_features.unsqueeze(-3).expand(*source_labels.shape[:-1], *target_features.shape[-2:])
-    target_labels = target_labels.unsqueeze(-2).expand(*source_labels.shape[:-1], target_labels.shape[-1])
+    target_labels = (
+        target_labels.to(torch.int64).unsqueeze(-2).expand(*source_labels.shape[:-1], target_labels.shape[-1])
+    )
     rows = [
         joint_label_mass(
             source_features,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64, Integer
 from torch import Tensor
 
 from ..statistics import Faults, JointMass
@@ -94,9 +94,9 @@ class JointLabelMass:
 
 def joint_label_mass(
     source_features: Float[Tensor, "*batch N D"],
-    source_labels: Int64[Tensor, "*batch N"],
+    source_labels: Integer[Tensor, "*batch N"],
     target_features: Float[Tensor, "*batch M D"],
-    target_labels: Int64[Tensor, "*batch M"],
+    target_labels: Integer[Tensor, "*batch M"],
     *,
     num_classes: int | None = None,
     num_source_classes: int | None = None,
