@@ -32,8 +32,8 @@ def couple(
 
     $$ \gamma \lVert x - x' \rVert^2 + (1 - \gamma) \, W(y, z) $$
 
-    with W the `label_distances`. `metrics.otce` of the result is OTCE with gamma = 1 and JC-OTCE with gamma = 0.5. All of
-    it works on features without gradient.
+    with W the `label_distances`. `metrics.otce` of the result is OTCE with gamma = 1 and JC-OTCE with gamma = 0.5.
+    Features are taken without gradient.
 
     Args:
         source_features: `[..., N, D]`, finite where the label is not negative.
