@@ -15,7 +15,6 @@ from .transport import JC_GAMMA
 MetricName = Literal["leep", "logme", "hscore", "regularized_hscore", "nce", "otce", "jc_otce"]
 FeatureMetricName = Literal["logme", "hscore", "regularized_hscore", "otce", "jc_otce"]
 
-
 COUPLED = ("source_sample", "feature_sample")
 
 

@@ -94,12 +94,12 @@ class Grid:
         than of its own, it is cut larger.
         """
         count = self.shape[0]
-        row_numbers = self.numbers(slice(0, self.cell[0]))
         if reader.once:
             rows = count
         elif self.metric.gamma is not None:
             rows = max(1, MEMORY_NUMBERS // self.numbers(self.rows(0, 1)))
         else:
+            row_numbers = self.numbers(slice(0, self.cell[0]))
             budgets = [CACHE_NUMBERS] if self.on_cpu and reader.length == 1 else []
             for budget in (*budgets, MEMORY_NUMBERS):
                 rows = max(1, (budget // row_numbers - self.window[0]) // self.step[0] + 1)

@@ -123,14 +123,15 @@ class Mapper(SolverOptions):
         if "log_likelihood" in table.statistics and self.pool == "dataset" and isinstance(target, Iterator):
             raise ValueError(f"{self.metric} looks at every pixel twice: give batches that can be read again")
         reader = Reader(target)
-        other, images = None, 1
+        other, images = None, 1  # the source and its grid
         if table.gamma is not None:
             if source is None:
                 raise ValueError(f"{self.metric} compares two data sets: a source is needed beside the target")
             if self.num_source_classes is None:
                 raise ValueError(f"{self.metric} needs num_source_classes")
-            other = Reader(list(source) if isinstance(source, Iterator) else source)
-            images = max(other.images(), 1 if self.pool == "image" else reader.images())
+            source_reader = Reader(list(source) if isinstance(source, Iterator) else source)
+            images = max(source_reader.images(), 1 if self.pool == "image" else reader.images())
+            other = source_reader, self._grid(source_reader)
         grid = self._grid(reader, images)
         if self.pool == "image":
             bar = tqdm(reader, self.metric, total=reader.length, unit="batch", disable=not self.progress)
@@ -160,14 +161,15 @@ class Mapper(SolverOptions):
         patches = self.patch_size, self.stride
         return Grid.of(reader, METRICS[self.metric], *patches, self.num_classes, self.device, images)
 
-    def _map(self, reader: Reader, grid: Grid, source: Reader | None) -> tuple[Tensor, Tensor, JointLabelMass | None]:
+    def _map(
+        self, reader: Reader, grid: Grid, source: tuple[Reader, Grid] | None
+    ) -> tuple[Tensor, Tensor, JointLabelMass | None]:
         """Values, counts and couplings, strip by strip."""
         table, rows = METRICS[self.metric], grid.strips(reader)
         values, counts, couplings = [], [], []
         if source is not None:
-            source_grid = self._grid(source)
             for strip in rows:
-                coupling, count = self._couple(reader, grid, strip, source, source_grid)
+                coupling, count = self._couple(reader, grid, strip, *source)
                 couplings.append(coupling)
                 values.append(table.function(coupling, self))
                 counts.append(count)

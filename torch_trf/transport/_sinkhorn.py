@@ -54,6 +54,7 @@ def sinkhorn_coupling(
     """
     limit = DENSE_PAIRS["cpu" if epsilon.device.type == "cpu" else "cuda"]
     pairs = source_labels.shape[-1] * target_labels.shape[-1]
+    at_a_time = max(1, limit // pairs)
     root = epsilon.sqrt()[:, None, None]
     in_epsilon = replace(problem, source=problem.source / root, target=problem.target / root)
     couplings = []
@@ -62,8 +63,8 @@ def sinkhorn_coupling(
         _full_precision(),
         redirect_stdout(sys.stdout if pairs <= limit else sys.stderr),  # where KeOps says what it compiles
     ):
-        for start in range(0, len(epsilon), max(1, limit // pairs)):
-            some = slice(start, start + max(1, limit // pairs))
+        for start in range(0, len(epsilon), at_a_time):
+            some = slice(start, start + at_a_time)
             couplings.append(
                 _couple_batch(
                     in_epsilon[some],
