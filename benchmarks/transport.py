@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from timing import medians, table
 
-from torch_trf import FeatureFolder, Mapper, Scorer, TransferabilityMap
+from torch_trf import FeatureFolder, Mapper, Scorer, ScoreMap
 from torch_trf.demo import IGNORE_INDEX, make_feature_folder
 from torch_trf.metrics import otce
 from torch_trf.statistics import PixelSample
@@ -262,7 +262,7 @@ def map_rows(data: Data, rounds: int) -> list[tuple[str, ...]]:
         solver: Mapper(metric="otce", patch_size=4, ignore_index=data.ignore_index, solver=solver, **data.classes())
         for solver in ("exact", "sinkhorn")
     }
-    made: dict[str, TransferabilityMap] = {}
+    made: dict[str, ScoreMap] = {}
     seconds = medians(
         {
             solver: partial(keep, made, solver, partial(run, data.target, data.source))

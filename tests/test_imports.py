@@ -25,12 +25,13 @@ LAYERS = {
     "maps": 7,
     "demo": 7,
     "plots": 8,
+    "integrations": 8,
     "cli": 9,
     "__init__": 10,
     "__main__": 10,
 }
 MODULES = sorted(ROOT.rglob("*.py"))
-HEAVY = ["geomloss", "jsonargparse", "matplotlib", "ot", "pykeops", "torchmetrics"]
+HEAVY = ["geomloss", "jsonargparse", "lightning", "matplotlib", "ot", "pykeops", "torchmetrics"]
 
 
 def top_level(path):

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import torch_trf
-from torch_trf import FeatureFolder, Mapper, TransferabilityMap, transferability_map
+from torch_trf import FeatureFolder, Mapper, ScoreMap, transferability_map
 from torch_trf.maps import _grid, _mapper
 from torch_trf.pixels import Pixels
 from torch_trf.table import statistic
@@ -755,7 +755,7 @@ def test_features_too_large_for_double_precision(device):
 def drawn_map(values, patch_size, stride, image_size):
     """A map of these values, valid where they are numbers."""
     valid = ~values.isnan()
-    return TransferabilityMap(values, valid, valid.long(), "leep", "nats", patch_size, stride, image_size)
+    return ScoreMap(values, valid, valid.long(), "leep", "nats", patch_size, stride, image_size)
 
 
 @st.composite

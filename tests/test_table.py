@@ -41,7 +41,7 @@ def test_statistics_are_those_of_the_pixels(name, images):
 @pytest.mark.parametrize("name", ["soft_mass", "hard_mass", "log_likelihood"])
 def test_missing_class_scores_are_an_error(name, images):
     features, labels, _ = images
-    with pytest.raises(ValueError, match=r"give batches \(features, labels, logits\)"):
+    with pytest.raises(ValueError, match="give logits beside features and labels"):
         statistic(name, Pixels(features, labels), **OPTIONS)
 
 

@@ -10,7 +10,7 @@ from . import metrics, statistics, transport
 from ._ops import has_extension
 from .features import FeatureFolder
 from .functional import OTCEResult, hscore, jc_otce, leep, logme, nce, otce, otce_result, regularized_hscore
-from .maps import Mapper, TransferabilityMap, transferability_map
+from .maps import Mapper, ScoreMap, transferability_map
 from .score import Score, Scorer
 
 __version__ = "0.1.0"
@@ -20,8 +20,8 @@ __all__ = [
     "Mapper",
     "OTCEResult",
     "Score",
+    "ScoreMap",
     "Scorer",
-    "TransferabilityMap",
     "has_extension",
     "hscore",
     "jc_otce",

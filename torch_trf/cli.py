@@ -2,12 +2,15 @@
 
 import argparse
 import json
+import os
 import platform
 import shlex
 import sys
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +18,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+from torch import distributed
 
 from . import __version__
 from .demo import CLASSES, IGNORE_INDEX, make_feature_folder
@@ -22,6 +26,7 @@ from .features import FeatureFolder, natural_files
 from .files import whole_file
 from .maps import LOG_LIKELIHOODS, Mapper
 from .score import Score, Scorer
+from .statistics._collectives import gathered_objects, rank
 from .table import METRICS, FeatureMetricName, MetricName
 
 DEFAULT_METRICS = ["leep", "logme", "hscore", "nce"]
@@ -38,17 +43,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = lambda message, *_, **__: print(f"torch-trf: note: {message}", file=sys.stderr)
+        warnings.showwarning = lambda message, *_, **__: _tell(f"note: {message}") if rank() == 0 else None
         try:
             options = _parser().parse_args(arguments)
             chosen = options[options.subcommand]
-            {"score": _score, "map": _map, "demo": _demo}[options.subcommand](chosen)
+            with _ranks(options.subcommand, chosen):
+                {"score": _score, "map": _map, "demo": _demo}[options.subcommand](chosen)
         except (argparse.ArgumentError, ValueError, OSError, RuntimeError) as error:
             if "--debug" in arguments:
                 raise
-            print(f"torch-trf: error: {' '.join(str(error).split())}", file=sys.stderr)
+            _tell(f"error: {' '.join(str(error).split())}")
             return WRONG_INPUT
     return 0
+
+
+def _tell(message: str) -> None:
+    """A line on stderr, which names the process where there are several."""
+    which = f" (rank {rank()})" if distributed.is_initialized() else ""
+    print(f"torch-trf{which}: {message}", file=sys.stderr)
+
+
+@contextmanager
+def _ranks(subcommand: str, options: Namespace) -> Iterator[None]:
+    """Joins the processes that torchrun has started, where it has."""
+    if not distributed.is_torchelastic_launched():
+        yield
+        return
+    if subcommand != "score":
+        raise ValueError(f"torch-trf {subcommand} runs in a single process: start it without torchrun")
+    distributed.init_process_group("nccl" if _device(options.device).type == "cuda" else "gloo")
+    yield
+    distributed.destroy_process_group()
 
 
 def _parser() -> ArgumentParser:
@@ -81,7 +106,16 @@ def _score_parser() -> ArgumentParser:
         default=[],
         help="metrics that read the softmax of the features instead of the features",
     )
-    own = {"metrics", "softmax", "num_classes", "num_source_classes", "stream_pixels", "device", "progress"}
+    own = {
+        "metrics",
+        "softmax",
+        "num_classes",
+        "num_source_classes",
+        "stream_pixels",
+        "device",
+        "all_ranks",
+        "progress",
+    }
     parser.add_class_arguments(Scorer, as_group=False, as_positional=False, skip=own)
     parser.add_argument("--output", type=str | None, metavar="FILE", help="JSON file to write the scores to")
     return parser
@@ -152,13 +186,21 @@ def _score(options: Namespace) -> None:
     target = _folder(options, options.target, options.metrics)
     num_classes = _num_classes(target, options.num_classes, options.ignore_index, "--num_classes")
     source, num_source_classes = _source(options, options.metrics, options.seed)
-    device = _device(options.device)
     settings = {key: value for key, value in vars(options).items() if key not in ("config", "output", "debug")}
-    settings |= {"num_classes": num_classes, "num_source_classes": num_source_classes, "device": str(device)}
+    settings |= {
+        "num_classes": num_classes,
+        "num_source_classes": num_source_classes,
+        "device": str(_device(options.device)),
+    }
     scorer_options = {key: value for key, value in settings.items() if key in Scorer.__dataclass_fields__}
     for name in ("metrics", "softmax"):
         scorer_options[name] = tuple(scorer_options[name])
-    scores = Scorer(**scorer_options, progress=True)(target, source)
+    scorer = Scorer(**scorer_options, all_ranks=distributed.is_initialized(), progress=rank() == 0)
+    seconds: dict[str, float] = defaultdict(float)
+    known = scorer.collect(_mine(target), None if source is None else _mine(source), seconds)
+    if rank() > 0:
+        return  # rank 0 has all that there is to know
+    scores = scorer.scores(known, seconds)
     print(f"target  {target.path}: {len(target)} images, {num_classes} classes")
     if source is not None:
         print(f"source  {source.path}: {len(source)} images, {num_source_classes} classes")
@@ -294,7 +336,9 @@ def _num_classes(folder: FeatureFolder, given: int | None, ignore_index: int, op
     """The number of classes: as given, or the largest label plus one."""
     if given is not None:
         return given
-    labels = sorted(folder.class_counts(ignore_index))
+    labels = sorted(_mine(folder).class_counts(ignore_index))
+    if distributed.is_initialized():
+        labels = sorted({label for labels in gathered_objects(labels, None) for label in labels})
     if not labels:
         raise ValueError(f"{folder.path}: no labelled pixel: every label is ignore_index={ignore_index}")
     if labels[-1] >= 2 * len(labels):
@@ -308,11 +352,19 @@ def _num_classes(folder: FeatureFolder, given: int | None, ignore_index: int, op
 
 def _device(name: str) -> torch.device:
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"--device {name}: this PyTorch sees no GPU")
+    if device.type == "cuda" and distributed.is_torchelastic_launched():
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))  # a GPU each
+        torch.cuda.set_device(device)
     return device
+
+
+def _mine(folder: FeatureFolder) -> FeatureFolder:
+    """The images that this process reads."""
+    return folder.part(rank(), distributed.get_world_size()) if distributed.is_initialized() else folder
 
 
 def _table(scores: dict[str, Score]) -> str:

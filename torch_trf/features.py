@@ -3,6 +3,7 @@
 import random
 import re
 from collections.abc import Iterator
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,13 @@ class FeatureFolder:
         if num_images is not None and num_images < len(self.names):
             chosen = random.Random(seed).sample(self.names, num_images)
             self.names = sorted(chosen, key=_natural)
+        self._streams = range(len(self.names))
+
+    def part(self, index: int, parts: int) -> "FeatureFolder":
+        """One of so many parts of the images, for a rank; it may be empty. Samples do not depend on the parts."""
+        part = copy(self)
+        part.names, part._streams = self.names[index::parts], self._streams[index::parts]
+        return part
 
     def __len__(self) -> int:
         """Number of images."""
@@ -79,7 +87,7 @@ class FeatureFolder:
 
     def rows(self, rows: slice) -> Iterator[Pixels]:
         """The same rows of every image; no others are read."""
-        for stream, name in enumerate(self.names):
+        for stream, name in zip(self._streams, self.names, strict=True):
             features = _read(self._features[name], rows).unsqueeze(0)
             logits = None
             if self._logits is not None:

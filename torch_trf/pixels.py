@@ -1,16 +1,21 @@
 """Pixels: features and labels on one grid, checked; which of them count, and which a sample draws."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from operator import itemgetter
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int64, Integer
 from torch import Tensor
 
-from ._ops import LARGEST_INT64
+from ._ops import LARGEST_INT64, Size
 
+GridName = Literal["features", "labels"]
+
+MOST_PREFIX_TOKENS = 16  # class token and registers before those of the image
 LARGEST_KEY = LARGEST_INT64  # sorts last: the key of a pixel that may not be drawn
 
 # SplitMix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014, figure 17.
@@ -123,6 +128,117 @@ def as_images(
     if features.dim() == 2:
         features, labels = features.mT[None, :, None, :], labels[None, None, :]
     return features.detach(), labels
+
+
+def on_one_grid(
+    features: Float[Tensor, "..."],
+    labels: Integer[Tensor, "..."],
+    logits: Float[Tensor, "..."] | None = None,
+    *,
+    grid: GridName = "features",
+    stream: int = 0,
+    offset: int = 0,
+) -> Pixels:
+    """Features, labels and logits of different strides, as a model gives them, on one grid.
+
+    Centres of pixels lie where `interpolate(..., align_corners=False)` has them. Nothing is copied where the grids are
+    equal.
+
+    Args:
+        features: `[N, D]` or `[B, D, H, W]`; tokens `[B, N, D]` of a transformer are folded (`fold_tokens`).
+        labels: `[N]` or `[B, H', W']`, integer.
+        logits: class scores, likewise; the very same tensor as the features where these are class scores.
+        grid: "features": labels are read at the pixel nearest to the centre of each feature, logits bilinearly.
+            "labels": features and logits are read bilinearly at each label. The first is cheap; the second counts every
+            labelled pixel, small objects with their share, and blends features across boundaries.
+        stream: of the `Pixels`.
+        offset: of the `Pixels`.
+
+    Raises:
+        ValueError: grids that are not each other's at an integer stride, the same along rows and columns, with sizes
+            rounded down or up; or as `as_images`.
+
+    Example:
+        >>> labels = torch.arange(16).reshape(1, 4, 4)
+        >>> on_one_grid(torch.zeros(1, 3, 2, 2), labels).labels.tolist()
+        [[[5, 7], [13, 15]]]
+        >>> on_one_grid(torch.zeros(1, 3, 2, 2), labels, grid="labels").features.shape
+        torch.Size([1, 3, 4, 4])
+    """
+    if grid not in get_args(GridName):
+        raise ValueError(f"grid: {grid!r} is none of {', '.join(get_args(GridName))}")
+    given = [features] if logits is None or logits is features else [features, logits]
+    images = [tensor.detach() for tensor in given]
+    if labels.dim() == 3:
+        images = [fold_tokens(tensor, _size(labels)) if tensor.dim() == 3 else tensor for tensor in images]
+        size = _size(images[0]) if grid == "features" else _size(labels)
+        for name, tensor in zip(("features", "logits"), images, strict=False):
+            _check_stride(name, _size(tensor), _size(labels))
+        images, labels = [_bilinear(tensor, size) for tensor in images], _nearest(labels, size)
+    images = [as_images(tensor, labels)[0] for tensor in images]
+    return Pixels(
+        images[0], as_images(images[0], labels)[1], None if logits is None else images[-1], stream=stream, offset=offset
+    )
+
+
+def fold_tokens(tokens: Float[Tensor, "B N D"], image_size: Size) -> Float[Tensor, "B D H W"]:
+    """Tokens of a transformer as an image, at the stride that fits their number.
+
+    Args:
+        tokens: row by row; up to 16 before them (class token, registers) are left out, as few as possible.
+        image_size: height and width of the image that the tokens are of, or of its labels.
+
+    Raises:
+        ValueError: a number of tokens that fits no stride.
+
+    Example:
+        >>> fold_tokens(torch.zeros(1, 1 + 4 * 8, 3), (64, 128)).shape
+        torch.Size([1, 3, 4, 8])
+    """
+    count = tokens.shape[1]
+    grids = {
+        grid
+        for stride in range(1, max(image_size) + 1)
+        for grid in _strided(image_size, stride)
+        if 0 <= count - grid[0] * grid[1] <= MOST_PREFIX_TOKENS and min(grid) > 0
+    }
+    if not grids:
+        raise ValueError(f"{count} tokens fit no grid over {image_size[0]} x {image_size[1]} pixels")
+    rows, columns = max(grids, key=math.prod)
+    return tokens[:, count - rows * columns :].mT.unflatten(-1, (rows, columns))
+
+
+def _size(images: Tensor) -> Size:
+    return images.shape[-2], images.shape[-1]
+
+
+def _strided(size: Size, stride: int) -> tuple[Size, Size]:
+    """The sizes of a grid of that stride, rounded down or up."""
+    return (size[0] // stride, size[1] // stride), (-(-size[0] // stride), -(-size[1] // stride))
+
+
+def _check_stride(name: str, size: Size, labels_size: Size) -> None:
+    small, large = sorted((size, labels_size))
+    ratio = large[0] / max(small[0], 1)
+    strides = {math.floor(ratio), math.ceil(ratio)}
+    if not any(small in _strided(large, stride) for stride in strides):
+        grids = f"{name} on {size[0]} x {size[1]} and labels on {labels_size[0]} x {labels_size[1]} pixels"
+        raise ValueError(f"{grids} cannot be brought onto one grid: neither is the other at an integer stride")
+
+
+def _bilinear(images: Float[Tensor, "B D H W"], size: Size) -> Float[Tensor, "B D H2 W2"]:
+    if _size(images) == size:
+        return images
+    return torch.nn.functional.interpolate(images, size, mode="bilinear", align_corners=False)
+
+
+def _nearest(labels: Integer[Tensor, "B H W"], size: Size) -> Integer[Tensor, "B H2 W2"]:
+    for dim, new in zip((1, 2), size, strict=True):
+        old = labels.shape[dim]
+        if new != old:
+            centre = (2 * torch.arange(new, device=labels.device) + 1) * old // (2 * new)
+            labels = labels.index_select(dim, centre)
+    return labels
 
 
 def boundary(labels: Integer[Tensor, "B H W"], radius: int, ignore_index: int) -> Bool[Tensor, "B H W"]:

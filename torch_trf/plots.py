@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from .files import whole_file
-from .maps import TransferabilityMap
+from .maps import ScoreMap
 
 MOST_PANELS = 12  # of a map for every image
 PERCENTILES = (1, 99)  # of the values, where the colours end: single patches do not set the scale
@@ -27,7 +27,7 @@ LARGEST_DISTORTION = 0.05  # of a picture's height to width against the map's
 
 
 def draw_map(
-    transferability: TransferabilityMap, *, title: str = "", pictures: Sequence[Path] = (), progress: bool = False
+    transferability: ScoreMap, *, title: str = "", pictures: Sequence[Path] = (), progress: bool = False
 ) -> Figure:
     """Draws a map: colours for valid patches, hatching where there is none, over pictures where they are given.
 
@@ -115,7 +115,7 @@ def save_figure(figure: Figure, path: str | Path) -> None:
 def _draw_panel(
     axis: Axes,
     tiles: np.ma.MaskedArray,
-    made: TransferabilityMap,
+    made: ScoreMap,
     picture: np.ndarray | None,
     norm: Normalize,
 ) -> None:
@@ -142,9 +142,7 @@ def _draw_panel(
     axis.set(xlim=(0, width), ylim=(height, 0), aspect="equal", xlabel="column (pixels)", ylabel="row (pixels)")
 
 
-def _where_valid(
-    picture: np.ndarray, tiles: np.ma.MaskedArray, made: TransferabilityMap, top: float, left: float
-) -> np.ndarray:
+def _where_valid(picture: np.ndarray, tiles: np.ma.MaskedArray, made: ScoreMap, top: float, left: float) -> np.ndarray:
     """The picture with an alpha channel: 1 under valid tiles, so that the hatching shows elsewhere."""
     inside, index = [], []
     for axis, start in enumerate((top, left)):

@@ -3,9 +3,11 @@
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from operator import length_hint
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 
 import torch
 from torch import Tensor
@@ -14,9 +16,10 @@ from tqdm import tqdm
 from .metrics._checks import require_finite, require_pixels
 from .metrics._hscore import RCOND
 from .pixels import Pixels, as_images, boundary
-from .statistics import JointMass, PixelSample, Statistic
+from .statistics import PixelSample, Running, Statistic, all_reduce
+from .statistics._collectives import rank
 from .statistics._pixel_sample import NOT_DRAWN
-from .table import METRICS, FeatureMetricName, MetricName, class_scores, statistic
+from .table import COUPLED, METRICS, FeatureMetricName, MetricName, class_scores, statistic
 from .transport import JointLabelMass, SolverOptions, couple
 
 Sampling = Literal["uniform", "per_class", "boundary"]
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     Batches: TypeAlias = Iterable[Batch]
 else:
     Batches = Iterable  # a run-time check of an iterator's items would use them up
+Source = Batches | PixelSample
 
 OTCE_PIXELS = 10_000  # what the published experiments draw
 
@@ -81,6 +85,8 @@ class Scorer(SolverOptions):
         stream_pixels: LEEP over a stream that can be read only once takes the log-likelihood over a uniform sample of
             this many pixels; exact when the stream has no more.
         device: where to compute; where the pixels are by default.
+        all_ranks: whether every rank of torch.distributed gives a part of the pixels; each then has the scores of all.
+            The pixels of different ranks must be of different streams; batches of tensors are.
         progress: whether to show progress bars.
 
     Raises:
@@ -107,6 +113,7 @@ class Scorer(SolverOptions):
     rcond: float = RCOND
     stream_pixels: int = 100_000
     device: torch.device | str | None = None
+    all_ranks: bool = False
     progress: bool = False
 
     def __post_init__(self) -> None:
@@ -134,113 +141,173 @@ class Scorer(SolverOptions):
             raise ValueError(
                 f"num_pixels={self.num_pixels} is less than a pixel for each of {self.num_classes} classes"
             )
-        draws = self.num_pixels is not None or self._coupled()
+        if self.coupled and self.num_source_classes is None:
+            raise ValueError(f"{self.coupled[0]} needs num_source_classes")
+        draws = self.num_pixels is not None or self.coupled
         if not draws and (self.num_repeats > 1 or self.sampling != "uniform"):
             options = f"num_repeats={self.num_repeats} and sampling={self.sampling!r}"
             raise ValueError(f"{options} need num_pixels: all pixels are used now")
 
-    def __call__(self, target: Batches, source: Batches | None = None) -> dict[str, Score]:
+    def __call__(self, target: Batches, source: Source | None = None) -> dict[str, Score]:
         """The scores of the asked metrics, by name.
 
         Args:
             target: a `FeatureFolder`, or batches of pixels as tuples (features, labels) or (features, labels, logits).
                 Over all pixels LEEP takes two exact passes where it can iterate again (a folder, a list, a DataLoader
                 that does not shuffle), and a single one over an iterator.
-            source: the same of the source data set, seen through the same model, for OTCE and JC-OTCE.
+            source: the same of the source data set, seen through the same model, for OTCE and JC-OTCE; or a sample that
+                was drawn from it.
 
         Raises:
             ValueError: bad pixels (the message names the batch), logits that are missing for LEEP and NCE, a missing
                 source for OTCE, or no labelled pixel.
             ConvergenceError: strict, and a coupling that did not converge.
+            RuntimeError: a rank that ended.
         """
         seconds: dict[str, float] = defaultdict(float)
-        tables = [METRICS[name] for name in self.metrics]
-        wanted = {self._named(name, part) for name in self.metrics for part in METRICS[name].statistics}
-        wanted -= {"source_sample"}
-        samples = {f"{table.reads[:-1]}_sample" for table in tables}
-        can_read_again = not isinstance(target, Iterator)
-        coupled = self._coupled()
-        if coupled and source is None:
-            raise ValueError(f"{coupled[0]} compares two data sets: a source is needed beside the target")
+        return self.scores(self.collect(target, source, seconds), seconds)
 
-        if self.num_pixels is not None:
-            found = self._collect(target, samples, seconds, progress="target")
-            images = _sampled_pixels(found.get("feature_sample"), found.get("logit_sample"))
-            found |= self._collect([images], wanted - samples - {"log_likelihood"}, seconds, sampled=True)
-        else:
-            if "log_likelihood" in wanted and not can_read_again:
-                wanted.add("logit_sample")
-            found = self._collect(target, wanted - {"log_likelihood"}, seconds, progress="target")
-            images = None
-        if "log_likelihood" in wanted:
-            if images is None and not can_read_again:
-                images = _sampled_pixels(None, found["logit_sample"])
-            found |= self._collect(
-                target if images is None else [images],
-                {"log_likelihood"},
-                seconds,
-                joint_mass=found["soft_mass"],
-                sampled=images is not None,
-                progress="target again" if images is None else None,
-            )
-        if coupled and source is not None:
-            start = time.perf_counter()
-            # The complement of the seed draws the source independently of a target on the same grid.
-            scorer = replace(self, num_classes=self._source_classes(), seed=~self.seed)
-            drawn = scorer._collect(source, {"feature_sample"}, defaultdict(float), progress="source")
-            found["source_sample"] = drawn["feature_sample"]
-            seconds["source_sample"] = time.perf_counter() - start
+    def collect(
+        self, target: Batches, source: Source | None = None, seconds: dict[str, float] | None = None
+    ) -> dict[str, Statistic]:
+        """All that the scores must know of the pixels, by name, for `scores`.
+
+        Args:
+            target: as for a call.
+            source: as for a call.
+            seconds: what each statistic took is added here.
+
+        Raises:
+            ValueError: as for a call.
+            RuntimeError: as for a call.
+        """
+        seconds = defaultdict(float) if seconds is None else seconds
+        if self.coupled and source is None:
+            raise ValueError(f"{self.coupled[0]} compares two data sets: a source is needed beside the target")
+        names = self.statistic_names()
+        exact = self.num_pixels is None and "leep" in self.metrics and not isinstance(target, Iterator)
+        known = self._pass(target, names - {"logit_sample"} if exact else names, seconds, "target")
+        if exact:
+            options = {"joint_mass": known["soft_mass"]}
+            known |= self._pass(target, {"log_likelihood"}, seconds, "target again", **options)
+        if self.coupled and source is not None:
+            with _timing(seconds, "source_sample"):
+                known["source_sample"] = self.source_sample(source)
+        return known
+
+    def source_sample(self, source: Source) -> PixelSample:
+        """The pixels of the source data set with which OTCE and JC-OTCE couple those of the target.
+
+        Raises:
+            ValueError: as for a call.
+        """
+        if isinstance(source, PixelSample):
+            return source if source.batch_shape else source[None]
+        # The complement of the seed draws the source independently of a target on the same grid.
+        scorer = replace(self, num_classes=self._source_classes, seed=~self.seed)
+        drawn = scorer._pass(source, {"feature_sample"}, defaultdict(float), "source")
+        return cast(PixelSample, drawn["feature_sample"])
+
+    def statistic_names(self) -> set[str]:
+        """What must be known of pixels that are seen once."""
+        names: set[str] = set()
+        for metric in self.metrics:
+            table = METRICS[metric]
+            if self.num_pixels is not None or table.gamma is not None:
+                names.add(f"{table.reads[:-1]}_sample")
+            else:
+                names.add(self._named(metric, table.statistics[0]))
+                if "log_likelihood" in table.statistics:
+                    names.add("logit_sample")
+        return names
+
+    def statistics(self, pixels: Pixels) -> dict[str, Statistic]:
+        """What a batch of pixels that is seen once tells, by name; those of several batches add up, for `scores`.
+
+        Raises:
+            ValueError: as for a call.
+
+        Example:
+            >>> scorer = Scorer(metrics=("logme",), num_classes=2)
+            >>> pixels = Pixels(torch.randn(1, 3, 4, 4), torch.randint(0, 2, (1, 4, 4)))
+            >>> known = scorer.statistics(pixels)
+            >>> list(known), scorer.scores(known)["logme"].pixels
+            (['moments'], 16)
+        """
+        with pixels.named_errors():
+            return {name: self._statistic(name, pixels) for name in self.statistic_names()}
+
+    def scores(self, known: Mapping[str, Statistic], seconds: dict[str, float] | None = None) -> dict[str, Score]:
+        """The scores of the asked metrics, by name.
+
+        Args:
+            known: of all pixels, the statistics that `statistics` gives; "source_sample" for OTCE and JC-OTCE; of LEEP
+                the "log_likelihood" where pixels could be seen twice.
+            seconds: what each took.
+
+        Raises:
+            ValueError: pixels that are bad or missing.
+            ConvergenceError: as for a call.
+        """
+        seconds = defaultdict(float) if seconds is None else seconds
+        found: dict[str, Any] = {
+            name: value.join_groups() if isinstance(value, PixelSample) else value for name, value in known.items()
+        }
+        for name, value in found.items():
+            classes = self._source_classes if name == "source_sample" else self.num_classes
+            require_pixels(value, num_classes=classes, ignore_index=self.ignore_index)
+            if self.num_pixels is not None:
+                self._say_if_few(value, name, classes)
+        self._look_at_samples(found, seconds)
         return {name: self._score(name, found, seconds) for name in self.metrics}
 
-    def _collect(
-        self,
-        batches: Batches,
-        wanted: set[str],
-        seconds: dict[str, float],
-        *,
-        joint_mass: JointMass | None = None,
-        sampled: bool = False,
-        progress: str | None = None,
-    ) -> dict[str, Any]:
-        """The wanted statistics of all batches, in one pass; adds to `seconds` what each took."""
-        options: dict[str, Any] = {
-            "ignore_index": NOT_DRAWN if sampled else self.ignore_index,
-            "pool_batch": not sampled,
-        }
-        if joint_mass is not None:
-            options["joint_mass"] = joint_mass
+    def _look_at_samples(self, found: dict[str, Any], seconds: dict[str, float]) -> None:
+        """Adds what drawn pixels tell: everything where only they are scored, and LEEP's second look at a stream."""
+        reads = ("logit_sample",) if self.num_pixels is None else ("feature_sample", "logit_sample")
+        images = {name: found[name].as_images() for name in reads if name in found}
+        if not images:
+            return
+        features, labels = next(iter(images.values()))
+        pixels = Pixels(features, labels, images["logit_sample"][0] if "logit_sample" in images else None)
+        parts = {self._named(metric, part) for metric in self.metrics for part in METRICS[metric].statistics}
+        for name in sorted(parts - found.keys() - set(COUPLED), key="log_likelihood".__eq__):
+            options = {"joint_mass": found["soft_mass"]} if name == "log_likelihood" else {}
+            options |= {"num_classes": self.num_classes, "ignore_index": NOT_DRAWN, "pool_batch": False}
+            with _timing(seconds, name):
+                found[name] = statistic(name, pixels, **options)
 
-        def build(name: str, pixels: Pixels) -> Statistic:
-            if name == "feature_sample":
-                return self._draw(pixels, pixels.features, self.num_pixels or OTCE_PIXELS)
-            if name == "logit_sample" and self.num_pixels is not None:
-                return self._draw(pixels, class_scores(pixels), self.num_pixels)
-            if name == "logit_sample":  # LEEP's second look at a stream stands for all pixels
-                uniform = replace(self, num_repeats=1, sampling="uniform")
-                return uniform._draw(pixels, class_scores(pixels), self.stream_pixels)
-            return statistic(name, pixels, num_classes=self.num_classes, **options)
-
-        found: dict[str, Any] = {}
+    def _pass(
+        self, batches: Batches, names: set[str], seconds: dict[str, float], progress: str, **options: Any
+    ) -> dict[str, Statistic]:
+        """Statistics of all batches; adds to `seconds` what each took."""
+        running: dict[str, Running] = defaultdict(Running)
+        stream = rank() if self.all_ranks else 0
         start = time.perf_counter()
-        with tqdm(batches, progress, unit="batch", disable=not (self.progress and progress)) as bar:
-            for pixels in (pixels.to(self.device) for pixels in as_pixels(bar)):
+        total = length_hint(batches) or None
+        with tqdm(batches, progress, total, unit="batch", disable=not self.progress) as bar:
+            for pixels in (pixels.to(self.device) for pixels in as_pixels(bar, stream)):
                 seconds["read"] += time.perf_counter() - start
-                for name in wanted:
-                    start = time.perf_counter()
-                    with pixels.named_errors():
-                        built = build(name, pixels)
-                    found[name] = found[name] + built if name in found else built
-                    seconds[name] += time.perf_counter() - start
+                for name in names:
+                    with _timing(seconds, name), pixels.named_errors():
+                        running[name] += self._statistic(name, pixels, **options)
                 start = time.perf_counter()
-        if not found and wanted:
-            raise ValueError("no batch of pixels: the data set is empty")
-        for name in wanted & {"feature_sample", "logit_sample"}:
-            found[name] = found[name].join_groups()
-        for built in found.values():
-            require_pixels(built, num_classes=self.num_classes, ignore_index=self.ignore_index)
-        if progress is not None and self.num_pixels is not None:
-            self._say_if_few(next(iter(found.values())), progress)
-        return found
+        known = {name: each.total for name, each in running.items()}
+        if self.all_ranks:
+            known = all_reduce(known)
+        if not known:
+            again = ": give batches that can be read again, or an iterator" if progress == "target again" else ""
+            raise ValueError(f"no batch of pixels: the data set is empty{again}")
+        return known
+
+    def _statistic(self, name: str, pixels: Pixels, **options: Any) -> Statistic:
+        if name == "feature_sample":
+            return self._draw(pixels, pixels.features, self.num_pixels or OTCE_PIXELS)
+        if name == "logit_sample" and self.num_pixels is not None:
+            return self._draw(pixels, class_scores(pixels), self.num_pixels)
+        if name == "logit_sample":  # LEEP's second look at a stream stands for all pixels
+            uniform = replace(self, num_repeats=1, sampling="uniform")
+            return uniform._draw(pixels, class_scores(pixels), self.stream_pixels)
+        return statistic(name, pixels, num_classes=self.num_classes, ignore_index=self.ignore_index, **options)
 
     def _draw(self, pixels: Pixels, features: Tensor, size: int) -> PixelSample:
         eligible = None
@@ -263,10 +330,11 @@ class Scorer(SolverOptions):
             offset=pixels.offset,
         )
 
-    def _say_if_few(self, sample: PixelSample, side: str) -> None:
-        count, places = int(sample.count.min()), sample.key.shape[-1]
-        if count < places:
-            limit = f", at most {places // self.num_classes:,} of each class" if self.sampling == "per_class" else ""
+    def _say_if_few(self, sample: PixelSample, name: str, classes: int) -> None:
+        count = int(sample.count.min())
+        if count < sample.size:
+            side = "source" if name == "source_sample" else "target"
+            limit = f", at most {sample.size // classes:,} of each class" if self.sampling == "per_class" else ""
             warnings.warn(
                 f"{side}: {self.sampling} sampling finds {count:,} of the {self.num_pixels:,} pixels asked for{limit};"
                 " all of them are used",
@@ -279,6 +347,8 @@ class Scorer(SolverOptions):
         known = found[self._named(name, table.statistics[-1])]
         coupling = error = None
         if table.gamma is not None:
+            if "source_sample" not in found:
+                raise ValueError(f"{name} compares two data sets: a source is needed beside the target")
             coupling = self._couple(name, found["source_sample"], known, table.gamma)
         repeats = require_finite(table.function(coupling or known, self).reshape(-1))
         if name == "leep" and self.num_pixels is None and "logit_sample" in found:
@@ -307,28 +377,28 @@ class Scorer(SolverOptions):
             target.features,
             target.labels,
             num_classes=self.num_classes,
-            num_source_classes=self._source_classes(),
+            num_source_classes=self._source_classes,
             gamma=gamma,
             progress=self.progress,
             **self.solver_options(),
         )
 
-    def _coupled(self) -> list[str]:
+    @property
+    def coupled(self) -> list[str]:
         """The metrics that couple source and target pixels."""
         return [name for name in self.metrics if METRICS[name].gamma is not None]
 
+    @property
     def _source_classes(self) -> int:
-        if self.num_source_classes is None:
-            raise ValueError(f"{self._coupled()[0]} needs num_source_classes")
-        return self.num_source_classes
+        return cast(int, self.num_source_classes)  # there is one where a metric couples
 
     def _named(self, metric: str, name: str) -> str:
         """The statistic's name, which tells whether it is of the softmax of the features."""
         return f"softmax_{name}" if metric in self.softmax and name == "moments" else name
 
 
-def as_pixels(batches: Batches) -> Iterator[Pixels]:
-    """Batches as pixels, checked; those that come as tensors are numbered through."""
+def as_pixels(batches: Batches, stream: int = 0) -> Iterator[Pixels]:
+    """Batches as pixels, checked; those that come as tensors are numbered through, as pixels of this stream."""
     offset = 0
     for batch in batches:
         if isinstance(batch, Pixels):
@@ -336,11 +406,12 @@ def as_pixels(batches: Batches) -> Iterator[Pixels]:
         else:
             features, labels = as_images(*batch[:2])
             logits = as_images(batch[2], batch[1])[0] if len(batch) == 3 else None
-            yield Pixels(features, labels, logits, offset=offset)
+            yield Pixels(features, labels, logits, stream=stream, offset=offset)
             offset += labels.numel()
 
 
-def _sampled_pixels(features: PixelSample | None, logits: PixelSample | None) -> Pixels:
-    """Samples as a batch of pixels, one image a repeat."""
-    images = [sample.as_images() for sample in (features, logits) if sample is not None]
-    return Pixels(*images[0], logits=None if logits is None else images[-1][0])
+@contextmanager
+def _timing(seconds: dict[str, float], name: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[name] += time.perf_counter() - start

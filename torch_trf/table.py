@@ -9,13 +9,22 @@ from torch import Tensor
 
 from . import metrics as functions
 from .pixels import Pixels
-from .statistics import JointMass, LogLikelihood, Moments
+from .statistics import JointMass, LogLikelihood, Moments, PixelSample, Statistic
 from .transport import JC_GAMMA
 
 MetricName = Literal["leep", "logme", "hscore", "regularized_hscore", "nce", "otce", "jc_otce"]
 FeatureMetricName = Literal["logme", "hscore", "regularized_hscore", "otce", "jc_otce"]
 
 COUPLED = ("source_sample", "feature_sample")
+STATISTICS: dict[str, type[Statistic]] = {
+    "moments": Moments,
+    "softmax_moments": Moments,  # of the softmax of the features
+    "soft_mass": JointMass,
+    "hard_mass": JointMass,
+    "log_likelihood": LogLikelihood,
+    "feature_sample": PixelSample,
+    "logit_sample": PixelSample,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,5 +102,8 @@ def class_scores(pixels: Pixels) -> Tensor:
         ValueError: a batch without them.
     """
     if pixels.logits is None:
-        raise ValueError("leep and nce read the source model's class scores: give batches (features, labels, logits)")
+        raise ValueError(
+            "leep and nce read the source model's class scores: give logits beside features and labels (or, to a live"
+            " metric, features_are_logits=True where the features are class scores)"
+        )
     return pixels.logits

@@ -89,7 +89,8 @@ def test_more_places_than_pixels(device):
     labels[2], features[2] = 255, torch.nan
     sample = draw(features, labels, 10)[0]
     assert sample.count.item() == sample.population.item() == 6
-    assert sample.labels[6:].tolist() == [NOT_DRAWN] * 4
+    assert sample.size == 10
+    assert sample.labels[6:].tolist() == [NOT_DRAWN]  # as many places as there were pixels
     assert not sample.features[6:].any()
     drawn_features, drawn_labels = sample.drawn()
     assert drawn_features.flatten().sort().values.tolist() == [0, 1, 3, 4, 5, 6]

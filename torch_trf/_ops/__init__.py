@@ -10,7 +10,7 @@ from ._logme_evidence import logme_evidence
 from ._patch_joint_mass import patch_joint_mass
 from ._patch_log_likelihood import patch_log_likelihood
 from ._patch_moments import patch_moments
-from ._patches import LARGEST_INT64, LEAST_INT64, class_index, fault_columns, patch_shape, patches
+from ._patches import LARGEST_INT64, LEAST_INT64, Size, class_index, fault_columns, patch_shape, patches
 from ._registration import has_extension, load_extension
 
 load_extension()
@@ -19,6 +19,7 @@ __all__ = [
     "LARGEST_INT64",
     "LEAST_INT64",
     "MOST_CHANNELS",
+    "Size",
     "class_index",
     "eigenbasis",
     "fault_columns",

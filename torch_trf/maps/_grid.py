@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from .._ops import patch_shape
+from .._ops import Size, patch_shape
 from ..pixels import Pixels
 from ..table import Metric
 from ._reader import Reader
-from ._transferability_map import Size
 
 # How many numbers are held at a time: what fits into a CPU's cache where the pixels lie in memory, and otherwise so
 # many that the pixels need not be read too often.
@@ -33,7 +32,7 @@ class Grid:
     @classmethod
     def of(
         cls,
-        reader: Reader,
+        pixels: Pixels,
         metric: Metric,
         patch_size: int | Size,
         stride: int | Size | None,
@@ -41,13 +40,12 @@ class Grid:
         device: torch.device | str | None,
         images: int = 1,
     ) -> "Grid":
-        """The grid of images as large as the first; `images` are coupled at a time, on the side that has more.
+        """The grid of images as large as these; `images` are coupled at a time, on the side that has more.
 
         Raises:
             ValueError: a patch that does not fit.
         """
         patch_size, stride = pair(patch_size), pair(stride or patch_size)
-        pixels = reader.first
         patch_shape(pixels.labels, patch_size, stride, True)  # raises
         channels = metric.read(pixels).shape[1]
         height, width = pixels.labels.shape[1:]

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64, Integer
 from torch import Tensor
 from tqdm import tqdm
 
-from .._ops import patches
+from .._ops import Size, patches
 from ..functional import count_classes
 from ..metrics._checks import require_finite
 from ..metrics._hscore import RCOND
@@ -22,7 +22,7 @@ from ..table import METRICS, MetricName, statistic
 from ..transport import JointLabelMass, SolverOptions, couple
 from ._grid import Grid, pair
 from ._reader import Reader, gathered
-from ._transferability_map import Size, TransferabilityMap
+from ._score_map import ScoreMap
 
 # Adding to the statistics of many patches costs as much as reading images, so as many images of a stream are gathered
 # before as have so many times the numbers that the statistics have.
@@ -100,7 +100,7 @@ class Mapper(SolverOptions):
         if self.softmax and METRICS[self.metric].reads == "logits":
             raise ValueError(f"{self.metric} reads class scores and takes their softmax itself: leave out softmax")
 
-    def __call__(self, target: Batches, source: Batches | None = None) -> TransferabilityMap:
+    def __call__(self, target: Batches, source: Batches | None = None) -> ScoreMap:
         """The map of images of one size.
 
         Args:
@@ -131,8 +131,8 @@ class Mapper(SolverOptions):
                 raise ValueError(f"{self.metric} needs num_source_classes")
             source_reader = Reader(list(source) if isinstance(source, Iterator) else source)
             images = max(source_reader.images(), 1 if self.pool == "image" else reader.images())
-            other = source_reader, self._grid(source_reader)
-        grid = self._grid(reader, images)
+            other = source_reader, self.grid(source_reader.sized())
+        grid = self.grid(reader.sized(), images)
         if self.pool == "image":
             bar = tqdm(reader, self.metric, total=reader.length, unit="batch", disable=not self.progress)
             groups = (group for pixels in bar for group in grid.groups(pixels))
@@ -142,24 +142,50 @@ class Mapper(SolverOptions):
             coupling = JointLabelMass.cat(couplings, 0) if couplings else None
         else:
             values, count, coupling = self._map(reader, grid, other)
+        return self._score_map(values, count, coupling, grid)
+
+    def grid(self, pixels: Pixels, images: int = 1) -> Grid:
+        """How images as large as these are cut; `images` are coupled at a time, on the side that has more.
+
+        Raises:
+            ValueError: a patch that does not fit.
+        """
+        patches = self.patch_size, self.stride
+        return Grid.of(pixels, METRICS[self.metric], *patches, self.num_classes, self.device, images)
+
+    def cells(self, pixels: Pixels, grid: Grid) -> Statistic:
+        """What a batch tells of every cell of the grid; those of several batches add up, for `of_cells`.
+
+        Raises:
+            ValueError: as for a call.
+        """
+        every_row = grid.rows(0, grid.shape[0])
+        return self._look(self.statistic_name, Reader([pixels]), every_row, grid, tqdm(disable=True), cell=grid.cell)
+
+    def of_cells(self, cells: Statistic, grid: Grid) -> ScoreMap:
+        """The map of a metric that looks at a pixel once, from what is known of every cell.
+
+        Raises:
+            ValueError: bad pixels.
+        """
+        known: Any = cells.windows(grid.window, grid.step)
+        known.faults.check(self.num_classes, self.ignore_index)
+        return self._score_map(METRICS[self.metric].function(known, self), known.count, None, grid)
+
+    def _score_map(self, values: Tensor, count: Tensor, coupling: JointLabelMass | None, grid: Grid) -> ScoreMap:
         valid = count >= self.min_pixels
         require_finite(values[valid])
-        return TransferabilityMap(
+        return ScoreMap(
             values=values.where(valid, self.fill_value),
             valid=valid,
             count=count,
             metric=self.metric,
-            unit=table.unit,
+            unit=METRICS[self.metric].unit,
             patch_size=grid.patch_size,
             stride=grid.stride,
             image_size=grid.image_size,
             coupling=coupling,
         )
-
-    def _grid(self, reader: Reader, images: int = 1) -> Grid:
-        reader.check_size()
-        patches = self.patch_size, self.stride
-        return Grid.of(reader, METRICS[self.metric], *patches, self.num_classes, self.device, images)
 
     def _map(
         self, reader: Reader, grid: Grid, source: tuple[Reader, Grid] | None
@@ -188,13 +214,18 @@ class Mapper(SolverOptions):
 
     def _sum(self, reader: Reader, grid: Grid, strip: slice, bar: Any) -> tuple[Any, Faults]:
         """The statistic of every patch of a strip: cells, windows of cells, a second look where there is one."""
-        names = [f"softmax_{name}" if self.softmax else name for name in METRICS[self.metric].statistics]
-        cells = self._look(names[0], reader, strip, grid, bar, cell=grid.cell)
+        cells = self._look(self.statistic_name, reader, strip, grid, bar, cell=grid.cell)
         known = cells.windows(grid.window, grid.step)
-        if len(names) > 1:
+        for name in METRICS[self.metric].statistics[1:]:
             options = {"joint_mass": known, "patch_size": grid.patch_size, "stride": grid.stride}
-            known = self._look(names[1], reader, strip, grid, bar, **options)
+            known = self._look(name, reader, strip, grid, bar, **options)
         return known, cells.faults.sum()
+
+    @property
+    def statistic_name(self) -> str:
+        """What must be known of every cell."""
+        name = METRICS[self.metric].statistics[0]
+        return f"softmax_{name}" if self.softmax else name
 
     def _look(self, name: str, reader: Reader, rows: slice, grid: Grid, bar: Any, **options: Any) -> Any:
         """A statistic of these rows of all batches."""
@@ -288,7 +319,7 @@ def transferability_map(
     rcond: float = RCOND,
     num_source_classes: int | None = None,
     **solver_options: Any,
-) -> TransferabilityMap:
+) -> ScoreMap:
     """Where in the images a source model transfers well: a metric, patch by patch.
 
     Args:

@@ -44,10 +44,11 @@ class Reader:
                 check(pixels)
                 yield pixels.rows(rows)
 
-    def check_size(self) -> None:
-        """Raises where a folder's images differ in size; batches are looked at when they are read."""
+    def sized(self) -> Pixels:
+        """The first batch, whose size all have; raises where a folder's images differ, batches when they are read."""
         if isinstance(self._target, FeatureFolder):
             self._target.image_size()
+        return self.first
 
     def images(self) -> int:
         """How many images there are; counts them where that is not known."""

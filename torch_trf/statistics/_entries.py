@@ -14,7 +14,7 @@ E = TypeVar("E", bound="Entries")
 class Entries:
     """A frozen value of tensors that share leading dimensions, one entry along them for each patch, image or problem.
 
-    A subclass is a frozen dataclass whose fields are tensors or values of this kind.
+    A subclass is a frozen dataclass whose fields are tensors, values of this kind, or numbers that all entries share.
     """
 
     @classmethod
@@ -29,15 +29,13 @@ class Entries:
 
     @classmethod
     def _join(cls: type[E], join: Callable[[list[Tensor]], Tensor], values: Sequence[E]) -> E:
-        columns = zip(*(value._items() for value in values), strict=True)
-        return cls(
-            **{
-                column[0][0]: type(column[0][1])._join(join, [value for _, value in column])
-                if isinstance(column[0][1], Entries)
-                else join([value for _, value in column])
-                for column in columns
-            }
-        )
+        def joined(column: list[Any]) -> Any:
+            first = column[0]
+            if isinstance(first, Entries):
+                return type(first)._join(join, column)
+            return join(column) if isinstance(first, Tensor) else first
+
+        return cls(**{name: joined([getattr(value, name) for value in values]) for name, _ in values[0]._items()})
 
     def __getitem__(self: E, index: Any) -> E:
         """Some of the entries, by an index of the leading dimensions."""
@@ -51,9 +49,9 @@ class Entries:
         return [(field.name, getattr(self, field.name)) for field in fields(self)]
 
     def _map(self: E, function: Callable[[Tensor], Tensor]) -> E:
-        return type(self)(
-            **{
-                name: value._map(function) if isinstance(value, Entries) else function(value)
-                for name, value in self._items()
-            }
-        )
+        def mapped(value: Any) -> Any:
+            if isinstance(value, Entries):
+                return value._map(function)
+            return function(value) if isinstance(value, Tensor) else value
+
+        return type(self)(**{name: mapped(value) for name, value in self._items()})

@@ -1,12 +1,14 @@
 """Pixels that should not be there."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64, Integer
 from torch import Tensor
 
 from .._ops import LARGEST_INT64, LEAST_INT64, class_index, fault_columns
+from ._collectives import reduced
 from ._statistic import Statistic
 
 
@@ -57,6 +59,25 @@ class Faults(Statistic):
             self.non_finite.sum(0),
         )
 
+    def all_reduce(self, group: Any = None) -> "Faults":
+        """The faults that all ranks met."""
+        return type(self)(
+            reduced(self.bad_labels, "SUM", group),
+            reduced(self.least_bad_label, "MIN", group),
+            reduced(self.largest_bad_label, "MAX", group),
+            reduced(self.non_finite, "SUM", group),
+        )
+
+    def nothing(self, device: torch.device) -> "Faults":
+        """No fault, of these shapes."""
+        none = self.none()
+        return type(self)(
+            *(
+                value.to(device).expand(self.batch_shape).clone()
+                for value in (none.bad_labels, none.least_bad_label, none.largest_bad_label, none.non_finite)
+            )
+        )
+
     def check(self, num_classes: int, ignore_index: int) -> None:
         """Raises if there is a fault in any entry; waits for the device.
 
@@ -75,8 +96,8 @@ class Faults(Statistic):
             raise ValueError(f"features of {non_finite:,} labelled pixels are NaN or infinite")
 
     def check_on_cpu(self, num_classes: int, ignore_index: int) -> None:
-        """`check` where it costs nothing; on other devices it is left for later."""
-        if self.bad_labels.device.type == "cpu":
+        """`check` where it costs nothing; on other devices, and in compiled code, it is left for later."""
+        if self.bad_labels.device.type == "cpu" and not torch.compiler.is_compiling():
             self.check(num_classes, ignore_index)
 
 

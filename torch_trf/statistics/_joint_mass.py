@@ -64,6 +64,11 @@ class JointMass(Statistic):
         return self.mass.shape[:-2]
 
     @property
+    def channels(self) -> int:
+        """Z."""
+        return self.mass.shape[-1]
+
+    @property
     def total(self) -> Float64[Tensor, "*batch"]:
         """The whole mass; N where it was counted over N pixels."""
         return self.mass.sum((-2, -1))

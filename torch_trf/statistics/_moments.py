@@ -1,6 +1,7 @@
 """Counts, class sums, Gram matrix and the third and fourth moments of labelled features."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Float64, Int64, Integer
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from .._ops import patch_moments
 from ..pixels import as_images
+from ._collectives import gathered
 from ._faults import Faults
 from ._statistic import Statistic
 
@@ -73,6 +75,11 @@ class Moments(Statistic):
         return self.offset_fourth_moment.shape
 
     @property
+    def channels(self) -> int:
+        """D."""
+        return self.origin.shape[-1]
+
+    @property
     def num_classes(self) -> int:
         """K."""
         return self.class_count.shape[-1]
@@ -133,7 +140,7 @@ class Moments(Statistic):
         half = s + n.unsqueeze(-1) * d / 2  # Σ(y + d)(y + d)ᵀ = Σyyᵀ + half dᵀ + d halfᵀ
         gram, third = self.offset_gram, self.offset_third_moment
         trace = gram.diagonal(dim1=-2, dim2=-1).sum(-1)
-        gram_d = (gram * d.unsqueeze(-2)).sum(-1)
+        gram_d = (gram @ d.unsqueeze(-1)).squeeze(-1)
         dd, ds = d.square().sum(-1), (d * s).sum(-1)
         class_count = self.class_count.to(d.dtype)
         return type(self)(
@@ -157,19 +164,23 @@ class Moments(Statistic):
             origin,
             self.class_count + other.class_count,
             self.offset_class_sum + other.offset_class_sum,
-            self.offset_gram + other.offset_gram,
+            other.offset_gram.add_(self.offset_gram),  # in place: fresh memory for D x D numbers costs most of the time
             self.offset_third_moment + other.offset_third_moment,
             self.offset_fourth_moment + other.offset_fourth_moment,
             self.faults + other.faults,
         )
 
+    def all_reduce(self, group: Any = None) -> "Moments":
+        """The moments of the pixels of all ranks, around the origin of the first that has a pixel."""
+        origin = _first_with_pixels(gathered(self.count, group), gathered(self.origin, group))
+        return replace(Statistic.all_reduce(self.around(origin), group), origin=origin)
+
     def _pool(self) -> "Moments":
         # The origin of the first entry that has a pixel: entries that share it, as constant features do, merge exactly.
-        first = (self.count > 0).to(torch.uint8).argmax(0, keepdim=True)
-        origin = self.origin.take_along_dim(first.unsqueeze(-1), 0)
+        origin = _first_with_pixels(self.count, self.origin)
         moments = self.around(origin.expand_as(self.origin))
         return type(self)(
-            origin[0],
+            origin,
             moments.class_count.sum(0),
             moments.offset_class_sum.sum(0),
             moments.offset_gram.sum(0),
@@ -177,3 +188,11 @@ class Moments(Statistic):
             moments.offset_fourth_moment.sum(0),
             moments.faults._pool(),
         )
+
+
+def _first_with_pixels(
+    count: Int64[Tensor, "entries *batch"], origin: Float64[Tensor, "entries *batch D"]
+) -> Float64[Tensor, "*batch D"]:
+    """The origin of the first entry that has a pixel."""
+    first = (count > 0).to(torch.uint8).argmax(0, keepdim=True)
+    return origin.take_along_dim(first.unsqueeze(-1), 0)[0]

@@ -1,6 +1,7 @@
 """A bounded uniform sample of pixels."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64, Integer
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from .._ops import LARGEST_INT64, LEAST_INT64, class_index
 from ..pixels import LARGEST_KEY, as_images, pixel_keys
+from ._collectives import gathered, reduced
 from ._faults import Faults
 from ._statistic import Statistic
 
@@ -19,12 +21,13 @@ class PixelSample(Statistic):
     """The n eligible pixels of smallest key: a uniform sample without replacement, whatever the order of the pixels.
 
     Merging keeps the n smallest keys of the union, so the sample of two halves is the sample of the whole. Pixels are
-    sorted by key; where there are fewer than n, the last places hold label -1.
+    sorted by key, in as many places as there were pixels, at most n; places that none of them fills hold label -1.
     """
 
-    key: Int64[Tensor, "*batch n"]
-    features: Float[Tensor, "*batch n D"]
-    labels: Int64[Tensor, "*batch n"]
+    size: int  # n
+    key: Int64[Tensor, "*batch places"]
+    features: Float[Tensor, "*batch places D"]
+    labels: Int64[Tensor, "*batch places"]
     population: Int64[Tensor, "*batch"]
     faults: Faults
 
@@ -85,9 +88,6 @@ class PixelSample(Statistic):
             )
         ]
         key, pixel = (torch.stack(part) for part in zip(*drawn, strict=True))
-        empty = (*key.shape[:-1], size - kept)  # places that too few pixels leave
-        key = torch.cat([key, key.new_full(empty, LARGEST_KEY)], -1)
-        pixel = torch.cat([pixel, pixel.new_zeros(empty)], -1)
         is_drawn = key < LARGEST_KEY
         height, width = labels.shape[1:]
         values = features[pixel // (height * width), :, pixel // width % height, pixel % width]
@@ -95,6 +95,7 @@ class PixelSample(Statistic):
         # All samples look at the same labels: bad ones count once, in the first.
         first = torch.arange(key[..., 0].numel(), device=key.device).reshape(key.shape[:-1]) == 0
         sample = cls(
+            size,
             key,
             values.masked_fill(~is_drawn.unsqueeze(-1), 0),
             index.flatten()[pixel].masked_fill(~is_drawn, NOT_DRAWN),
@@ -115,6 +116,11 @@ class PixelSample(Statistic):
         return self.population.shape
 
     @property
+    def channels(self) -> int:
+        """D."""
+        return self.features.shape[-1]
+
+    @property
     def count(self) -> Int64[Tensor, "*batch"]:
         """How many pixels each sample holds."""
         return (self.labels != NOT_DRAWN).sum(-1)
@@ -126,31 +132,63 @@ class PixelSample(Statistic):
 
     def join_groups(self) -> "PixelSample":
         """Samples `[R, ...]` as R samples `[R]` that hold the pixels of all groups, one group after the other."""
-        pixels = len(self.batch_shape) - 1
+        groups = self.batch_shape[1:]
         return type(self)(
+            self.size * groups.numel(),
             self.key.flatten(1),
-            self.features.flatten(1, pixels + 1),
+            self.features.flatten(1, -2),
             self.labels.flatten(1),
-            self.population.flatten(1).sum(1) if pixels else self.population,
-            self.faults.sum(*range(1, pixels + 1)) if pixels else self.faults,
+            self.population.flatten(1).sum(1) if groups else self.population,
+            self.faults.sum(*range(1, len(self.batch_shape))) if groups else self.faults,
         )
 
-    def as_images(self) -> tuple[Float[Tensor, "R D 1 n"], Int64[Tensor, "R 1 n"]]:
+    def as_images(self) -> tuple[Float[Tensor, "R D 1 places"], Int64[Tensor, "R 1 places"]]:
         """R samples as R images of one row, whose missing pixels are labelled `NOT_DRAWN`."""
         return self.features.mT.unsqueeze(2), self.labels.unsqueeze(1)
 
+    def __add__(self, other: "PixelSample") -> "PixelSample":
+        """The n pixels of smallest key of both."""
+        dim = len(self.batch_shape)
+        places = [torch.cat([mine, others], dim) for mine, others in zip(self._places(), other._places(), strict=True)]
+        return self._smallest(places, self.population + other.population, self.faults + other.faults)
+
     def _pool(self) -> "PixelSample":
-        size = self.key.shape[-1]
-        keys, features, labels = (
-            self.key.movedim(0, -2).flatten(-2),
-            self.features.movedim(0, -3).flatten(-3, -2),
-            self.labels.movedim(0, -2).flatten(-2),
+        dim = len(self.batch_shape)
+        places = [tensor.movedim(0, dim - 1).flatten(dim - 1, dim) for tensor in self._places()]
+        return self._smallest(places, self.population.sum(0), self.faults._pool())
+
+    def all_reduce(self, group: Any = None) -> "PixelSample":
+        """The n pixels of smallest key of all ranks, whose samples are gathered."""
+        places = torch.tensor(self.key.shape[-1], device=self.device)
+        return self._padded(int(reduced(places, "MAX", group)))._map(lambda tensor: gathered(tensor, group))._pool()
+
+    def nothing(self, device: torch.device) -> "PixelSample":
+        """A sample without places."""
+        empty = Statistic.nothing(self, device)
+        key, features, labels = empty.key[..., :0], empty.features[..., :0, :], empty.labels[..., :0]
+        return replace(empty, key=key, features=features, labels=labels)
+
+    def _padded(self, places: int) -> "PixelSample":
+        """With places that no pixel fills, up to so many."""
+        rest = (*self.batch_shape, places - self.key.shape[-1])
+        return replace(
+            self,
+            key=torch.cat([self.key, self.key.new_full(rest, LARGEST_KEY)], -1),
+            features=torch.cat([self.features, self.features.new_zeros(*rest, self.features.shape[-1])], -2),
+            labels=torch.cat([self.labels, self.labels.new_full(rest, NOT_DRAWN)], -1),
         )
-        key, place = keys.topk(size, largest=False, sorted=True)
+
+    def _places(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.key, self.features, self.labels
+
+    def _smallest(self, places: list[Tensor], population: Tensor, faults: Faults) -> "PixelSample":
+        key, features, labels = places
+        key, place = key.topk(min(self.size, key.shape[-1]), largest=False, sorted=True)
         return type(self)(
+            self.size,
             key,
             features.take_along_dim(place.unsqueeze(-1), -2),
             labels.take_along_dim(place, -1),
-            self.population.sum(0),
-            self.faults._pool(),
+            population,
+            faults,
         )

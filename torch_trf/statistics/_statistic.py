@@ -1,12 +1,14 @@
 """What every statistic can do."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from ._collectives import reduced
 from ._entries import Entries
 
 S = TypeVar("S", bound="Statistic")
@@ -16,13 +18,38 @@ S = TypeVar("S", bound="Statistic")
 class Statistic(Entries, ABC):
     """What is known of pixels: a small value with one entry for each patch, image or repeat, that merges by adding.
 
-    A subclass has `from_pixels`, and `_pool` where its fields do not merge by adding.
+    A subclass has `from_pixels`; `_pool`, `all_reduce` and `nothing` where its fields do not merge by adding.
     """
 
     @property
     @abstractmethod
     def batch_shape(self) -> torch.Size:
         """The leading dimensions."""
+
+    @property
+    def channels(self) -> int | None:
+        """Of the features or logits that it was built from; None where it does not tell."""
+        return None
+
+    @property
+    def device(self) -> torch.device:
+        """Where it lies."""
+        return next(iter(self.state().values())).device
+
+    def require_alike(self, other: "Statistic") -> None:
+        """Raises where another statistic, of further pixels, cannot be merged with this one.
+
+        Raises:
+            ValueError: other channels, other leading dimensions, or another device.
+        """
+        if self.channels != other.channels:
+            raise ValueError(f"features or logits of {other.channels} channels, those before had {self.channels}")
+        if self.batch_shape != other.batch_shape:
+            raise ValueError(f"entries {list(other.batch_shape)}, those before were {list(self.batch_shape)}")
+        if self.device != other.device:
+            raise ValueError(
+                f"pixels are on {other.device}, those before were on {self.device}: put them on one device"
+            )
 
     @classmethod
     @abstractmethod
@@ -91,9 +118,36 @@ class Statistic(Entries, ABC):
 
     def _pool(self: S) -> S:
         """The statistic of all pixels along the first dimension."""
-        return type(self)(
-            **{name: value._pool() if isinstance(value, Statistic) else value.sum(0) for name, value in self._items()}
+        return self._each(lambda tensor: tensor.sum(0), lambda statistic: statistic._pool())
+
+    def all_reduce(self: S, group: Any = None) -> S:
+        """The statistic of the pixels of all ranks of torch.distributed, on every one of them.
+
+        Sums are reduced, not gathered, so a rank never holds more than its own statistic and the result.
+
+        Args:
+            group: the ranks, all of them by default; each holds a statistic of the same shapes.
+        """
+        return self._each(lambda tensor: reduced(tensor, "SUM", group), lambda statistic: statistic.all_reduce(group))
+
+    def nothing(self: S, device: torch.device) -> S:
+        """The statistic of no pixel, of these shapes."""
+        return self._each(
+            lambda tensor: torch.zeros_like(tensor, device=device), lambda statistic: statistic.nothing(device)
         )
+
+    def _each(self: S, of_tensor: Callable[[Tensor], Tensor], of_statistic: "Callable[[Statistic], Statistic]") -> S:
+        def result(value: Any) -> Any:
+            if isinstance(value, Statistic):
+                return of_statistic(value)
+            return of_tensor(value) if isinstance(value, Tensor) else value
+
+        return type(self)(**{name: result(value) for name, value in self._items()})
+
+    @property
+    def numel(self) -> int:
+        """How many numbers it holds."""
+        return sum(tensor.numel() for tensor in self.state().values())
 
     def state(self) -> dict[str, Tensor]:
         """Plain tensors by name, for `torch.save`; `from_state` takes them back."""
@@ -102,7 +156,7 @@ class Statistic(Entries, ABC):
             if isinstance(value, Statistic):
                 state.update({f"{name}.{inner}": tensor for inner, tensor in value.state().items()})
             else:
-                state[name] = value
+                state[name] = value if isinstance(value, Tensor) else torch.tensor(value)
         return state
 
     @classmethod
@@ -120,7 +174,8 @@ class Statistic(Entries, ABC):
             if inner:
                 values[field.name] = field.type.from_state(inner)  # type: ignore[union-attr]
             elif field.name in state:
-                values[field.name] = state[field.name]
+                value = state[field.name]
+                values[field.name] = int(value) if field.type is int else value
         names = {name.partition(".")[0] for name in state}
         expected = {field.name for field in fields(cls)}
         if names != expected:

@@ -8,17 +8,16 @@ import torch
 from jaxtyping import Bool, Float64, Int64, Integer
 from torch import Tensor
 
+from .._ops import Size
 from ..files import whole_file
 from ..statistics._faults import checked_classes
 from ..transport import JointLabelMass
-
-Size = tuple[int, int]  # height and width, in pixels
 
 LOG_LIKELIHOODS = ("leep", "nce")  # metrics whose exponential is a mean likelihood
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class TransferabilityMap:
+class ScoreMap:
     """A metric's value in every patch.
 
     Attributes:
@@ -45,7 +44,7 @@ class TransferabilityMap:
     image_size: Size
     coupling: JointLabelMass | None = None
 
-    def exp(self) -> "TransferabilityMap":
+    def exp(self) -> "ScoreMap":
         """The exponential of every valid value of LEEP or NCE: a mean likelihood, in [0, 1], as published maps hold it.
 
         Raises:

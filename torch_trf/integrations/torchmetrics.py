@@ -1,0 +1,351 @@
+"""Scores and maps as metrics of torchmetrics: fed batch by batch, merged over ranks, saved with a checkpoint."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float, Float64, Integer
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from ..maps import Mapper, ScoreMap
+from ..pixels import GridName, Pixels, on_one_grid
+from ..score import Scorer, Source
+from ..statistics import Running, Statistic, all_reduce
+from ..statistics._collectives import gathered_objects, rank
+from ..table import METRICS, STATISTICS
+from .hooks import FeatureTap, Layer, tap
+
+NUMBERS = ("pixels", "height", "width")  # pixels so far, which number those to come, and the size of an image
+
+
+class LiveMetric(Metric):
+    """What scores and maps of live features share: statistics, by name, that grow with every batch.
+
+    The statistics take their shapes from the first batch, so they are kept beside the states of torchmetrics and not
+    among them.
+
+    Args:
+        features_are_logits: whether the features are the source model's class scores, too.
+        grid: on which grid features and labels meet, as for `pixels.on_one_grid`.
+        **options: of `torchmetrics.Metric`.
+    """
+
+    full_state_update = False
+    higher_is_better = True
+    is_differentiable = False
+
+    def __init__(self, *, features_are_logits: bool, grid: GridName, **options: Any) -> None:
+        super().__init__(**options)
+        self.features_are_logits = features_are_logits
+        self.grid = grid
+        self._running: dict[str, Running] = {}
+        self._numbers: dict[str, int] = {}
+        self._numbers_kept: dict[str, int] = {}
+        self._is_persistent = False
+
+    def update(
+        self,
+        features: Float[Tensor, "..."],
+        labels: Integer[Tensor, "..."],
+        logits: Float[Tensor, "..."] | None = None,
+    ) -> None:
+        """Adds a batch; on a GPU nothing waits for it.
+
+        Args:
+            features: `[N, D]`, `[B, D, H, W]` or, of a transformer, `[B, N, D]`.
+            labels: `[N]` or `[B, H', W']`, target classes, on the features' device.
+            logits: class scores of the source model, on a grid of their own or the same, for LEEP and NCE.
+
+        Raises:
+            ValueError: as `pixels.on_one_grid` and `Scorer`. On a GPU it is `compute` that tells labels outside the
+                classes and features that are NaN or infinite.
+        """
+        with torch.autocast(features.device.type, enabled=False):
+            pixels = on_one_grid(
+                features,
+                labels,
+                features if self.features_are_logits else logits,
+                grid=self.grid,
+                stream=rank(),
+                offset=self._numbers.get("pixels", 0),
+            )
+            for name, statistic in self._look(pixels).items():
+                self._running[name] = self._running.get(name, Running()) + statistic
+        images, height, width = pixels.labels.shape
+        seen = self._numbers.get("pixels", 0) + images * height * width
+        self._numbers = dict(zip(NUMBERS, (seen, height, width), strict=True))
+
+    def _look(self, pixels: Pixels) -> dict[str, Statistic]:
+        raise NotImplementedError
+
+    def _known(self) -> dict[str, Statistic]:
+        """The statistics of all batches, by name."""
+        if not self._running:
+            raise ValueError(f"{type(self).__name__} has seen no pixel: update it before it is computed")
+        return {name: running.total for name, running in self._running.items()}
+
+    @contextmanager
+    def attach(self, model: nn.Module, layer: Layer, logits_layer: Layer | None = None) -> "Iterator[LiveFeatures]":
+        """Reads what a model gives at a layer, for the length of a block.
+
+        Args:
+            model: as for `hooks.FeatureTap`.
+            layer: whose features to read; a name or a module, as for `hooks.FeatureTap`.
+            logits_layer: which gives class scores, for LEEP and NCE.
+
+        Raises:
+            ValueError: as `hooks.FeatureTap`.
+        """
+        layers = [layer] if logits_layer is None else [layer, logits_layer]
+        with tap(model, *layers) as features:
+            yield LiveFeatures(self, features, layers)
+
+    def reset(self) -> None:
+        """Forgets all pixels."""
+        super().reset()
+        self._running, self._numbers = {}, dict(self._numbers_kept)
+
+    def forward(self, *pixels: Any, **named_pixels: Any) -> Any:
+        """Adds a batch, and gives what `compute` gives of this batch alone."""
+        self._numbers_kept = self._numbers  # torchmetrics sets the batch apart by a reset; its pixels keep their places
+        try:
+            return super().forward(*pixels, **named_pixels)
+        finally:
+            self._numbers_kept = {}
+
+    # How torchmetrics copies, merges, synchronises, moves and saves states, here for statistics.
+
+    @property
+    def metric_state(self) -> dict[str, Any]:
+        """The statistics, which never change in place, and the numbers that go with them."""
+        return {"_running": dict(self._running), "_numbers": dict(self._numbers)}
+
+    def _copy_state_dict(self) -> dict[str, Any]:
+        return self.metric_state
+
+    def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
+        for name, running in incoming_state["_running"].items():
+            self._running[name] = running + self._running[name].total if name in self._running else running
+        self._numbers = _largest([self._numbers, incoming_state["_numbers"]])
+
+    def _sync_dist(self, dist_sync_fn: Any = None, process_group: Any = None) -> None:
+        group = process_group or self.process_group
+        known = {name: running.total for name, running in self._running.items()}
+        self._running = {name: Running((merged,)) for name, merged in all_reduce(known, group).items()}
+        self._numbers = _largest(gathered_objects(self._numbers, group))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> nn.Module:
+        self._computed = self._forward_cache = None
+        super()._apply(fn, exclude_state)
+        for name, running in self._running.items():
+            device = fn(torch.zeros(1, device=running.total.device)).device  # and never another precision
+            self._running[name] = Running((running.total.to(device),))
+        return self
+
+    def persistent(self, mode: bool = False) -> None:
+        """Chooses whether `state_dict` holds the statistics; as for every metric, it does not unless asked to."""
+        self._is_persistent = mode
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self._is_persistent:
+            for name, number in self._numbers.items():
+                destination[f"{prefix}{name}"] = torch.tensor(number)
+            for name, running in self._running.items():
+                fields = running.total.state()
+                destination.update({f"{prefix}{name}.{field}": tensor for field, tensor in fields.items()})
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *loading: Any) -> None:
+        if f"{prefix}pixels" in state_dict:
+            self.reset()  # what was computed, too
+            for name in NUMBERS:
+                self._numbers[name] = int(state_dict.pop(f"{prefix}{name}"))
+        for name, statistic in STATISTICS.items():
+            start = f"{prefix}{name}."
+            keys = [key for key in state_dict if key.startswith(start)]
+            if keys:
+                state = {key.removeprefix(start): state_dict.pop(key).to(self.device) for key in keys}
+                self._running[name] = Running((statistic.from_state(state),))
+                self._update_count = 1
+        super()._load_from_state_dict(state_dict, prefix, *loading)
+
+
+class LiveFeatures:
+    """What a model gives while a metric is attached to it; `update` says which labels belong to the last pass."""
+
+    def __init__(self, metric: LiveMetric, features: FeatureTap, layers: list[Layer]) -> None:
+        self._metric, self._features, self._layers = metric, features, layers
+
+    def update(self, labels: Integer[Tensor, "B H W"]) -> None:
+        """Updates the metric with what the last forward pass gave, which is not kept.
+
+        Args:
+            labels: `[B, H, W]` of the images that the model has seen, at their resolution or any integer stride, on
+                the model's device.
+
+        Raises:
+            ValueError: no forward pass since the last update; or as the metric's `update`.
+        """
+        taken = [self._features.take(layer) for layer in self._layers]
+        features, logits = taken[0], taken[-1] if len(taken) > 1 else None
+        self._metric.update(features, labels, logits)
+
+
+class TransferabilityScore(LiveMetric):
+    """Scores of a source model on target pixels, as a metric of torchmetrics.
+
+    Every metric is exact in one pass but LEEP, whose second look is at a uniform sample of `stream_pixels` pixels (all
+    of them, where there are no more). Merged over ranks by `torch.distributed`, with nothing gathered but samples.
+
+    Args:
+        metrics: which metrics, by name.
+        num_classes: K, number of target classes.
+        num_features: D, number of channels of the features; that of the first batch by default.
+        source: for OTCE and JC-OTCE, the source data set seen through the same model: batches as for `Scorer`, which
+            are read anew at every `compute`, or a `PixelSample`.
+        features_are_logits: whether the features are the source model's class scores, so that LEEP and NCE read them.
+        grid: where features and labels meet: "features" or "labels", as for `pixels.on_one_grid`.
+        **options: any other of `Scorer` (device and all_ranks aside), and of `torchmetrics.Metric`.
+
+    Raises:
+        ValueError: as `Scorer`, or a metric that couples two data sets without a source that can be read again.
+
+    Example:
+        >>> from torch_trf.integrations.torchmetrics import TransferabilityScore
+        >>> metric = TransferabilityScore(metrics=("logme", "leep"), num_classes=3, features_are_logits=True)
+        >>> for _ in range(2):
+        ...     metric.update(torch.randn(2, 5, 8, 8), torch.randint(0, 3, (2, 16, 16)))
+        >>> sorted(metric.compute())
+        ['leep', 'logme']
+    """
+
+    def __init__(
+        self,
+        metrics: Sequence[str] = ("logme", "hscore", "leep"),
+        *,
+        num_classes: int,
+        num_features: int | None = None,
+        source: Source | None = None,
+        features_are_logits: bool = False,
+        grid: GridName = "features",
+        **options: Any,
+    ) -> None:
+        own = _taken(options, Scorer, but={"device", "all_ranks"})
+        super().__init__(features_are_logits=features_are_logits, grid=grid, **options)
+        self.scorer = Scorer(metrics=tuple(metrics), num_classes=num_classes, **own)
+        self.num_features = num_features
+        self.source = source
+        if self.scorer.coupled and (source is None or isinstance(source, Iterator)):
+            given = "none" if source is None else "an iterator, which can be read once"
+            raise ValueError(
+                f"{self.scorer.coupled[0]} compares two data sets: it needs a source, and was given {given}"
+            )
+
+    def _look(self, pixels: Pixels) -> dict[str, Statistic]:
+        if self.num_features not in (None, channels := pixels.features.shape[1]):
+            raise ValueError(f"features of {channels} channels, not of num_features={self.num_features}")
+        return self.scorer.statistics(pixels)
+
+    def compute(self) -> dict[str, Float64[Tensor, ""]]:
+        """The scores of all pixels since the last reset, by name: 0-d, higher is better.
+
+        Raises:
+            ValueError: no pixel, or pixels that are bad.
+            ConvergenceError: as `Scorer`.
+        """
+        known = self._known()
+        device = next(iter(known.values())).device
+        with torch.autocast(device.type, enabled=False):
+            if self.source is not None:
+                known["source_sample"] = self.scorer.source_sample(self.source)
+            scores = self.scorer.scores(known)
+        return {name: torch.tensor(score.score, dtype=torch.float64, device=device) for name, score in scores.items()}
+
+    def plot(self, val: Any = None, ax: Any = None) -> Any:
+        """Draws one result of `compute`, or a list of them, by torchmetrics."""
+        return self._plot(val, ax)
+
+
+class TransferabilityMap(LiveMetric):
+    """A map of a source model on target images of one size, pooled over the images, as a metric of torchmetrics.
+
+    Args:
+        metric: "logme", "hscore", "regularized_hscore" or "nce", which look at a pixel once.
+        patch_size: height and width of a patch, in pixels of the grid on which features and labels meet.
+        num_classes: K, number of target classes.
+        features_are_logits: as for `TransferabilityScore`.
+        grid: as for `TransferabilityScore`; with "labels" a patch is of pixels of the labels.
+        **options: any other of `Mapper` (device and pool aside), and of `torchmetrics.Metric`.
+
+    Raises:
+        ValueError: as `Mapper`, or a metric that looks at pixels twice or at two data sets.
+
+    Example:
+        >>> from torch_trf.integrations.torchmetrics import TransferabilityMap
+        >>> metric = TransferabilityMap("logme", patch_size=4, num_classes=3)
+        >>> for _ in range(2):
+        ...     metric.update(torch.randn(2, 5, 8, 12), torch.randint(0, 3, (2, 16, 24)))
+        >>> metric.compute().values.shape
+        torch.Size([2, 3])
+    """
+
+    def __init__(
+        self,
+        metric: str,
+        *,
+        patch_size: int | tuple[int, int],
+        num_classes: int,
+        features_are_logits: bool = False,
+        grid: GridName = "features",
+        **options: Any,
+    ) -> None:
+        own = _taken(options, Mapper, but={"device", "pool"})
+        super().__init__(features_are_logits=features_are_logits, grid=grid, **options)
+        self.mapper = Mapper(metric=metric, patch_size=patch_size, num_classes=num_classes, **own)
+        if len(METRICS[metric].statistics) > 1:
+            raise ValueError(f"{metric} looks at pixels twice or at two data sets: map it by torch_trf.Mapper")
+
+    def _look(self, pixels: Pixels) -> dict[str, Statistic]:
+        size = tuple(pixels.labels.shape[1:])
+        before = self._numbers.get("height", size[0]), self._numbers.get("width", size[1])
+        if size != before:
+            sizes = f"images of {size[0]} x {size[1]} pixels, those before had {before[0]} x {before[1]}"
+            raise ValueError(f"{sizes}: a map needs images of one size")
+        return {self.mapper.statistic_name: self.mapper.cells(pixels, self.mapper.grid(pixels))}
+
+    def compute(self) -> ScoreMap:
+        """The map of all images since the last reset.
+
+        Raises:
+            ValueError: no pixel, or pixels that are bad.
+        """
+        cells = self._known()[self.mapper.statistic_name]
+        shape = self._numbers["height"], self._numbers["width"]
+        like = torch.empty(1, cells.channels or 0, *shape, device="meta")  # a rank may have met no image itself
+        grid = self.mapper.grid(Pixels(like, torch.empty(1, *shape, dtype=torch.int64, device="meta"), like))
+        with torch.autocast(cells.device.type, enabled=False):
+            return self.mapper.of_cells(cells, grid)
+
+    def _wrap_compute(self, compute: Callable[[], ScoreMap]) -> Callable[[], ScoreMap]:
+        # torchmetrics copies the tensors that it finds in a result; a map is frozen, and it does not look into this.
+        wrapped = super()._wrap_compute(lambda: partial(_same, compute()))
+        return lambda: wrapped()()
+
+
+def _same(value: ScoreMap) -> ScoreMap:
+    return value
+
+
+def _taken(options: dict[str, Any], of: type, but: set[str]) -> dict[str, Any]:
+    """Takes out of `options` those of a dataclass."""
+    names = [field.name for field in dataclasses.fields(of) if field.name in options and field.name not in but]
+    return {name: options.pop(name) for name in names}
+
+
+def _largest(numbers: Sequence[dict[str, int]]) -> dict[str, int]:
+    names = {name for each in numbers for name in each}
+    return {name: max(each.get(name, 0) for each in numbers) for name in names}
