@@ -29,7 +29,8 @@ from torch_trf._ops import (
     patch_moments,
 )
 from torch_trf.metrics._logme import EPSILON, MAX_ITERATIONS, TOLERANCE
-from torch_trf.statistics import JointMass, LogLikelihood, Moments, PixelSample
+from torch_trf.pixels import on_one_grid
+from torch_trf.statistics import JointMass, LogLikelihood, Moments, PixelSample, Running
 from torch_trf.transport import JointLabelMass, joint_label_mass
 
 NUM_CLASSES = 11
@@ -294,6 +295,12 @@ def check_no_synchronisation() -> None:
             first.add(features, labels, **options)
             if "cell" in options:
                 first.windows((3, 2), (1, 1))
+        scorer = Scorer(metrics=("logme", "leep", "nce"), num_classes=NUM_CLASSES)
+        running = {name: Running() for name in scorer.statistic_names()}
+        for offset in (0, labels.numel()):  # features and logits on coarser grids than the labels
+            pixels = on_one_grid(features[..., ::2, ::2], labels, features[..., ::5, ::5], offset=offset)
+            for name, statistic in scorer.statistics(pixels).items():
+                running[name] += statistic
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -495,6 +502,15 @@ def transport_times(
     return table((*header, "floor, s", "times the floor"), rows)
 
 
+def live_times() -> str:
+    """Live scores beside the forward passes of two models in bfloat16, at half the published size."""
+    if find_spec("torchmetrics") is None:
+        return "torchmetrics is not installed: live scores were not run."
+    from live import Setting, overhead
+
+    return overhead(Setting("cuda", autocast=True, height=512, width=1024, rounds=50))
+
+
 def main() -> None:
     """Checks, then prints and writes the times."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -530,6 +546,8 @@ def main() -> None:
             solver_times(),
             "",
             transport_times(bandwidth) if has_transport else "geomloss is not installed: couplings were not run.",
+            "",
+            live_times(),
         ]
     )
     print(report)

@@ -119,10 +119,10 @@ def as_images(
         raise ValueError(f"features are on {features.device}, labels on {labels.device}: put them on one device")
     if features.dim() not in (2, 4):
         raise ValueError(f"{shapes}: expected [N, D] with [N], or [B, D, H, W] with [B, H, W]")
-    if labels.shape != features.shape[:1] + features.shape[2:]:
-        raise ValueError(f"{shapes} do not lie on one grid: expected [N, D] with [N], or [B, D, H, W] with [B, H, W]")
     if labels.numel() == 0 or features.numel() == 0:
         raise ValueError(f"{shapes} hold no pixel")
+    if labels.shape != features.shape[:1] + features.shape[2:]:
+        raise ValueError(f"{shapes} do not lie on one grid: expected [N, D] with [N], or [B, D, H, W] with [B, H, W]")
     if labels.dtype not in (torch.int64, torch.int32, torch.uint8):
         labels = labels.to(torch.int64)
     if features.dim() == 2:
@@ -171,21 +171,23 @@ def on_one_grid(
     images = [tensor.detach() for tensor in given]
     if labels.dim() == 3:
         images = [fold_tokens(tensor, _size(labels)) if tensor.dim() == 3 else tensor for tensor in images]
-        size = _size(images[0]) if grid == "features" else _size(labels)
         for name, tensor in zip(("features", "logits"), images, strict=False):
+            if tensor.dim() != 4 or len(tensor) != len(labels) or not tensor.numel() or not tensor.is_floating_point():
+                as_images(tensor, labels)  # which says what is wrong
             _check_stride(name, _size(tensor), _size(labels))
+        size = _size(images[0]) if grid == "features" else _size(labels)
         images, labels = [_bilinear(tensor, size) for tensor in images], _nearest(labels, size)
-    images = [as_images(tensor, labels)[0] for tensor in images]
-    return Pixels(
-        images[0], as_images(images[0], labels)[1], None if logits is None else images[-1], stream=stream, offset=offset
-    )
+    aligned = [as_images(tensor, labels) for tensor in images]
+    scores = None if logits is None else aligned[-1][0]
+    return Pixels(*aligned[0], scores, stream=stream, offset=offset)
 
 
 def fold_tokens(tokens: Float[Tensor, "B N D"], image_size: Size) -> Float[Tensor, "B D H W"]:
     """Tokens of a transformer as an image, at the stride that fits their number.
 
     Args:
-        tokens: row by row; up to 16 before them (class token, registers) are left out, as few as possible.
+        tokens: row by row; up to 16 before them (class token, registers) are left out, as few as possible where
+            patches cut the image without a rest, or, where none do, at any stride.
         image_size: height and width of the image that the tokens are of, or of its labels.
 
     Raises:
@@ -204,7 +206,8 @@ def fold_tokens(tokens: Float[Tensor, "B N D"], image_size: Size) -> Float[Tenso
     }
     if not grids:
         raise ValueError(f"{count} tokens fit no grid over {image_size[0]} x {image_size[1]} pixels")
-    rows, columns = max(grids, key=math.prod)
+    height, width = image_size
+    rows, columns = max(grids, key=lambda grid: (height % grid[0] == width % grid[1] == 0, math.prod(grid)))
     return tokens[:, count - rows * columns :].mT.unflatten(-1, (rows, columns))
 
 
@@ -219,9 +222,7 @@ def _strided(size: Size, stride: int) -> tuple[Size, Size]:
 
 def _check_stride(name: str, size: Size, labels_size: Size) -> None:
     small, large = sorted((size, labels_size))
-    ratio = large[0] / max(small[0], 1)
-    strides = {math.floor(ratio), math.ceil(ratio)}
-    if not any(small in _strided(large, stride) for stride in strides):
+    if not any(small in _strided(large, stride) for stride in range(1, max(large) + 1)):
         grids = f"{name} on {size[0]} x {size[1]} and labels on {labels_size[0]} x {labels_size[1]} pixels"
         raise ValueError(f"{grids} cannot be brought onto one grid: neither is the other at an integer stride")
 

@@ -1,15 +1,37 @@
 """Moments against their definitions, exact far from the origin."""
 
+from functools import reduce
+from operator import add
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from torch_trf import metrics
-from torch_trf.statistics import Moments
+from torch_trf._ops._many_channels import FEWEST_CHANNELS
+from torch_trf._ops._patch_moments import patch_moments_reference
+from torch_trf.pixels import as_images
+from torch_trf.statistics import Faults, Moments
 
 from .. import references
 from ..helpers import SIZES, arrays, assert_close, nest, random_pixels
+
+MANY = FEWEST_CHANNELS + 4
+every_metric = pytest.mark.parametrize("metric", [metrics.logme, metrics.hscore, metrics.regularized_hscore])
+
+
+def network_features(count, channels, *, condition, offset, device):
+    """Features as a network gives them, `[N, D]` in float32, and labels: correlated, rectified, some channels dead.
+
+    The directions that were mixed have variances from 1 down to 1 / condition; the mean lies `offset` deviations away.
+    """
+    features, labels = random_pixels(count, channels, 5, device="cpu")
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.linalg.qr(torch.randn(channels, channels, generator=generator, dtype=torch.float64)).Q
+    features = features * torch.logspace(0, -0.5, channels, base=condition, dtype=torch.float64) @ mixing
+    features = features.relu() * (torch.arange(channels) % 20 > 0)
+    return (features + offset * features.std()).to(device, torch.float32), labels.to(device)
 
 
 def check_against_definitions(moments, features, labels):
@@ -44,8 +66,12 @@ def test_definitions_hold_after_moving_and_merging(size, shift, cut, device):
     check_against_definitions(moments.around(torch.full_like(moments.origin, 3.0)), features, labels)
 
 
-@pytest.mark.parametrize("metric", [metrics.logme, metrics.hscore, metrics.regularized_hscore])
-@pytest.mark.parametrize(("count", "channels"), [(400, 8), (30, 40)], ids=["many pixels", "few pixels"])
+@every_metric
+@pytest.mark.parametrize(
+    ("count", "channels"),
+    [(400, 8), (30, 40), (400, MANY), (90, MANY)],
+    ids=["many pixels", "few pixels", "many channels", "many channels, few pixels"],
+)
 def test_float32_far_from_the_origin(metric, count, channels, device):
     features, labels = random_pixels(count, channels, 3, device=device)
     features += 1000
@@ -59,8 +85,39 @@ def test_float32_far_from_the_origin(metric, count, channels, device):
     assert_close(scores[0], scores[1], rtol=1e-4, atol=0)
 
 
-def test_constant_features_have_no_scatter_however_they_merge(device):
-    features = torch.full((9, 2), 0.1, device=device)
+@every_metric
+@pytest.mark.parametrize("offset", [0, 1e3])
+@pytest.mark.parametrize("count", [MANY // 2, MANY, 3 * MANY], ids=["few pixels", "as many as channels", "many pixels"])
+def test_scores_of_ill_conditioned_channels(metric, count, offset, device):
+    features, labels = network_features(count, MANY, condition=1e6, offset=offset, device=device)
+    *sums, faults = patch_moments_reference(*as_images(features.double(), labels), 5, 1, count, True, 255)
+    expected = metric(Moments(*sums, Faults.from_columns(faults))).squeeze()
+    assert_close(metric(Moments.from_pixels(features, labels, num_classes=5)), expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("offset", [0, 1e3])
+def test_many_channels_merge_as_if_read_at_once(offset, device):
+    features, labels = network_features(600, MANY, condition=1e4, offset=offset, device=device)
+    labels[:50] = 255
+    batches = zip(features.split(50), labels.split(50), strict=True)
+    parts = [Moments.from_pixels(*batch, num_classes=5) for batch in batches]
+    whole = Moments.from_pixels(features, labels, num_classes=5)
+    for merged in (reduce(add, parts), nest(parts, (12,)).sum()):
+        torch.testing.assert_close(merged.state(), whole.state(), rtol=1e-10, atol=1e-9)
+
+
+def test_merging_leaves_its_parts_as_they_were(device):
+    features, labels = random_pixels(40, 3, 2, device=device)
+    parts = [Moments.from_pixels(features[half], labels[half], num_classes=2) for half in (slice(20), slice(20, 40))]
+    before = [{name: value.clone() for name, value in part.state().items()} for part in parts]
+    assert parts[0] + parts[1] is not parts[1]
+    for part, state in zip(parts, before, strict=True):
+        torch.testing.assert_close(part.state(), state, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("channels", [2, MANY])
+def test_constant_features_have_no_scatter_however_they_merge(channels, device):
+    features = torch.full((9, channels), 0.1, device=device)
     labels = torch.arange(9, device=device) % 3
     parts = [Moments.from_pixels(features[i : i + 3], labels[i : i + 3], num_classes=3) for i in (0, 3, 6)]
     for moments in (parts[0] + parts[1] + parts[2], nest(parts, (3,)).sum()):

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Float64, Int64, Integer
 from torch import Tensor
 
+from ._many_channels import has_many_channels, moments_of_many_channels
 from ._patches import check_pixels, class_index, fault_columns, patch_shape, patches, with_an_image
 from ._registration import define, run
 
@@ -48,7 +49,9 @@ def patch_moments(
         ignore_index: label of the pixels to leave out; their features are never read.
 
     Returns:
-        The moments of every patch, in float64. The same input gives the same bits. There is no backward.
+        The moments of every patch, summed in float64 whatever the features' type and however many channels there are.
+        The same input gives the same bits; where cells are whole images of many channels on the CPU, which go through
+        the matrix products of PyTorch's library, on the same number of threads. There is no backward.
 
     Raises:
         ValueError: shapes, dtypes or devices that do not fit, or a cell that does not fit into the image.
@@ -61,8 +64,9 @@ def patch_moments(
     """
     cell = (cell_height, cell_width)
     check_pixels(features, labels, num_classes, cell, cell)
+    name = "moments_of_many_channels" if has_many_channels(features, labels, cell) else "patch_moments"
     arguments = (features, labels, num_classes, cell_height, cell_width, pool_batch, ignore_index)
-    return PatchMoments(*run("patch_moments", *arguments))
+    return PatchMoments(*run(name, *arguments))
 
 
 def patch_moments_reference(
@@ -125,11 +129,10 @@ def _shapes(
     )
 
 
-define(
-    "patch_moments",
+SCHEMA = (
     "(Tensor features, Tensor labels, int num_classes, int cell_height, int cell_width, bool pool_batch,"
     " int ignore_index) -> (Tensor origin, Tensor class_count, Tensor class_sum, Tensor gram, Tensor third_moment,"
-    " Tensor fourth_moment, Tensor faults)",
-    patch_moments_reference,
-    _shapes,
+    " Tensor fourth_moment, Tensor faults)"
 )
+define("patch_moments", SCHEMA, patch_moments_reference, _shapes)
+define("moments_of_many_channels", SCHEMA, moments_of_many_channels, _shapes)

@@ -75,7 +75,7 @@ def score_checkpoint(
     with tap(model, *layers) as features, _evaluating(model):
 
         def live(batches: Loader) -> _LivePixels:
-            return _LivePixels(model, batches, iter(batches), features, (layer, second), grid, where, autocast)
+            return _LivePixels(model, batches, features, (layer, second), grid, where, autocast)
 
         return scorer(live(loader), None if source is None else live(source))
 
@@ -86,15 +86,16 @@ class _LivePixels(Iterator[Pixels]):
 
     model: nn.Module
     loader: Loader
-    batches: Iterator[Sequence[Tensor]]
     features: FeatureTap
     layers: tuple[Layer, Layer | None]
     grid: GridName
     device: torch.device
     autocast: torch.dtype | None
+    batches: Iterator[Sequence[Tensor]] | None = None
     seen: int = 0
 
     def __next__(self) -> Pixels:
+        self.batches = self.batches or iter(self.loader)  # workers start when the first batch is asked for
         batch = next(self.batches)
         if not isinstance(batch, Sequence) or len(batch) < 2:
             raise ValueError(f"a batch is {type(batch).__name__}, expected (images, labels)")

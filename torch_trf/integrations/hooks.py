@@ -41,17 +41,21 @@ class FeatureTap:
     """
 
     def __init__(self, model: nn.Module, *layers: Layer) -> None:
-        self._caught: dict[Layer, Tensor] = {}
-        self._layers = layers
+        self._layers = list(layers)
+        self._caught: list[Tensor | None] = [None] * len(layers)
         root = _unwrapped(model)
-        found = [(layer, *_find(root, layer)) for layer in layers]
-        if any(hasattr(module, "_orig_mod") or module._compiled_call_impl for module in model.modules()):
+        found = [_find(root, layer) for layer in layers]
+        if any(_is_compiled(module) for module in model.modules()):
             torch.compiler.reset()  # code compiled before does not see hooks
-        self._hooks = [module.register_forward_hook(self._catch(layer, key)) for layer, module, key in found]
+        self._hooks = [
+            module.register_forward_hook(self._catch(place, key, _name(layer)))
+            for place, (layer, (module, key)) in enumerate(zip(layers, found, strict=True))
+        ]
 
-    def _catch(self, layer: Layer, key: str | None) -> Any:
+    def _catch(self, place: int, key: str | None, name: str) -> Any:
         def hook(module: nn.Module, arguments: Any, output: Any) -> None:
-            self._caught[layer] = _tensor_of(output, key, layer).detach()
+            # A copy, because the layers behind may work in place.
+            self._caught[place] = _tensor_of(output, key, name).detach().clone()
 
         return hook
 
@@ -61,18 +65,20 @@ class FeatureTap:
         Raises:
             ValueError: nothing since the last time.
         """
-        if layer not in self._caught:
+        place = self._layers.index(layer)
+        features, self._caught[place] = self._caught[place], None
+        if features is None:
             raise ValueError(
                 f"{_name(layer)} has given nothing since its features were last taken: run the model first (a function"
                 " around the model that was compiled before the tap does not see it)"
             )
-        return self._caught.pop(layer)
+        return features
 
     def remove(self) -> None:
         """Removes the hooks, and what they hold."""
         for hook in self._hooks:
             hook.remove()
-        self._caught.clear()
+        self._caught = [None] * len(self._layers)
 
 
 @contextmanager
@@ -114,7 +120,7 @@ def _unwrapped(model: nn.Module) -> nn.Module:
 
 def _find(model: nn.Module, layer: Layer) -> tuple[nn.Module, str | None]:
     """The module, and which of its outputs is meant."""
-    modules = dict(model.named_modules())
+    modules = {name.replace("._orig_mod", ""): module for name, module in model.named_modules()}
     if isinstance(layer, nn.Module):
         if all(module is not _unwrapped(layer) for module in modules.values()):
             raise ValueError(f"{_name(layer)} is no layer of the model")
@@ -126,7 +132,14 @@ def _find(model: nn.Module, layer: Layer) -> tuple[nn.Module, str | None]:
     return modules[name], key or None
 
 
-def _tensor_of(output: Any, key: str | None, layer: Layer) -> Tensor:
+def _is_compiled(module: nn.Module) -> bool:
+    """By torch.compile, in place, or by Lightning, which keeps the compiled functions to itself."""
+    return any(
+        getattr(module, name, None) is not None for name in ("_orig_mod", "_compiled_call_impl", "_compiler_ctx")
+    )
+
+
+def _tensor_of(output: Any, key: str | None, name: str) -> Tensor:
     """The tensor that is meant of a module's output."""
     if isinstance(output, Mapping):
         parts = {str(name): part for name, part in output.items()}
@@ -141,11 +154,11 @@ def _tensor_of(output: Any, key: str | None, layer: Layer) -> Tensor:
         return tensors[key]
     if key is None and len(tensors) == 1:
         return next(iter(tensors.values()))
-    for name in PREFERRED:
-        if key is None and name in tensors:
-            return tensors[name]
+    for preferred in PREFERRED:
+        if key is None and preferred in tensors:
+            return tensors[preferred]
     kind = f"a {type(output).__name__} with the tensors {', '.join(map(repr, tensors))}" if tensors else "no tensor"
-    raise ValueError(f"{_name(layer)} gives {kind}: choose one by its name, as in 'backbone:out'")
+    raise ValueError(f"{name} gives {kind}: choose one by its name, as in 'backbone:out'")
 
 
 def _name(layer: Layer) -> str:

@@ -73,8 +73,8 @@ class LiveMetric(Metric):
                 stream=rank(),
                 offset=self._numbers.get("pixels", 0),
             )
-            for name, statistic in self._look(pixels).items():
-                self._running[name] = self._running.get(name, Running()) + statistic
+            found = self._look(pixels)
+            self._running = {name: self._running.get(name, Running()) + found[name] for name in found}
         images, height, width = pixels.labels.shape
         seen = self._numbers.get("pixels", 0) + images * height * width
         self._numbers = dict(zip(NUMBERS, (seen, height, width), strict=True))
@@ -111,9 +111,13 @@ class LiveMetric(Metric):
 
     def forward(self, *pixels: Any, **named_pixels: Any) -> Any:
         """Adds a batch, and gives what `compute` gives of this batch alone."""
+        before = dict(self.__dict__)
         self._numbers_kept = self._numbers  # torchmetrics sets the batch apart by a reset; its pixels keep their places
         try:
             return super().forward(*pixels, **named_pixels)
+        except Exception:
+            self.__dict__.update(before)  # a batch that is refused leaves no trace
+            raise
         finally:
             self._numbers_kept = {}
 
@@ -131,6 +135,7 @@ class LiveMetric(Metric):
         for name, running in incoming_state["_running"].items():
             self._running[name] = running + self._running[name].total if name in self._running else running
         self._numbers = _largest([self._numbers, incoming_state["_numbers"]])
+        self._computed, self._update_count = None, max(self._update_count, 1)
 
     def _sync_dist(self, dist_sync_fn: Any = None, process_group: Any = None) -> None:
         group = process_group or self.process_group
@@ -190,9 +195,9 @@ class LiveFeatures:
         Raises:
             ValueError: no forward pass since the last update; or as the metric's `update`.
         """
-        taken = [self._features.take(layer) for layer in self._layers]
-        features, logits = taken[0], taken[-1] if len(taken) > 1 else None
-        self._metric.update(features, labels, logits)
+        taken = {layer: self._features.take(layer) for layer in dict.fromkeys(self._layers)}
+        features, *logits = (taken[layer] for layer in self._layers)
+        self._metric.update(features, labels, *logits)
 
 
 class TransferabilityScore(LiveMetric):
@@ -310,11 +315,7 @@ class TransferabilityMap(LiveMetric):
             raise ValueError(f"{metric} looks at pixels twice or at two data sets: map it by torch_trf.Mapper")
 
     def _look(self, pixels: Pixels) -> dict[str, Statistic]:
-        size = tuple(pixels.labels.shape[1:])
-        before = self._numbers.get("height", size[0]), self._numbers.get("width", size[1])
-        if size != before:
-            sizes = f"images of {size[0]} x {size[1]} pixels, those before had {before[0]} x {before[1]}"
-            raise ValueError(f"{sizes}: a map needs images of one size")
+        self._check_size(*pixels.labels.shape[1:])
         return {self.mapper.statistic_name: self.mapper.cells(pixels, self.mapper.grid(pixels))}
 
     def compute(self) -> ScoreMap:
@@ -329,6 +330,17 @@ class TransferabilityMap(LiveMetric):
         grid = self.mapper.grid(Pixels(like, torch.empty(1, *shape, dtype=torch.int64, device="meta"), like))
         with torch.autocast(cells.device.type, enabled=False):
             return self.mapper.of_cells(cells, grid)
+
+    def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
+        if numbers := incoming_state["_numbers"]:
+            self._check_size(numbers["height"], numbers["width"])
+        super()._reduce_states(incoming_state)
+
+    def _check_size(self, height: int, width: int) -> None:
+        before = self._numbers.get("height", height), self._numbers.get("width", width)
+        if (height, width) != before:
+            sizes = f"images of {height} x {width} pixels, those before had {before[0]} x {before[1]}"
+            raise ValueError(f"{sizes}: a map needs images of one size")
 
     def _wrap_compute(self, compute: Callable[[], ScoreMap]) -> Callable[[], ScoreMap]:
         # torchmetrics copies the tensors that it finds in a result; a map is frozen, and it does not look into this.

@@ -18,8 +18,9 @@ from ._statistic import Statistic
 class Moments(Statistic):
     """What LogME and both H-scores must know of N labelled pixels: O(K·D + D²) numbers, exact in one pass.
 
-    The sums are held in float64 around an origin, a pixel of the data, so that an offset of the features cancels
-    before it is squared. Merging translates to a common origin. Read the properties; the fields are how they are kept.
+    The sums are taken and held in float64, however many channels there are, around an origin, a pixel of the data, so
+    that an offset of the features cancels before it is squared. Merging translates to a common origin. Read the
+    properties; the fields are how they are kept.
     """
 
     origin: Float64[Tensor, "*batch D"]
