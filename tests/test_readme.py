@@ -10,11 +10,12 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 
 def test_code_blocks_run():
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     names: dict = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), names)
     assert names["found"].coupling.converged
+    assert names["metric"].compute().keys() == {"logme", "hscore", "leep"}
     assert names["by_image"].batch_shape == (4,)
     assert names["made"].values.shape == (4, 14, 19)
 
