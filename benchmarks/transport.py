@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from timing import medians, table
 
-from torch_trf import FeatureFolder, Mapper, Scorer, ScoreMap
+from torch_trf import FeatureFolder, Mapper, ScoreMap, Scorer
 from torch_trf.demo import IGNORE_INDEX, make_feature_folder
 from torch_trf.metrics import otce
 from torch_trf.statistics import PixelSample
