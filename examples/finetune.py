@@ -25,7 +25,7 @@ from torchmetrics.classification import MulticlassJaccardIndex
 from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 from tqdm import tqdm
 
-from torch_trf.demo import CLASSES, IGNORE_INDEX, _street
+from torch_trf.demo import CLASSES, IGNORE_INDEX, make_street
 from torch_trf.integrations.torchmetrics import TransferabilityScore
 
 SCORES = ("logme", "hscore", "leep")
@@ -61,7 +61,7 @@ TARGET = Domain(tint=0.4, variety=0.15, light=(0.7, 1.0), noise=0.1)
 def make_scenes(domain: Domain, count: int, height: int, width: int, seed: int) -> TensorDataset:
     """Pictures `[count, 3, H, W]` and labels `[count, H, W]` of made-up streets."""
     looks, scenes = torch.Generator().manual_seed(0), torch.Generator().manual_seed(seed)
-    labels = torch.stack([_street(height, width, scenes) for _ in range(count)])
+    labels = torch.stack([make_street(height, width, scenes) for _ in range(count)])
     looking = labels.clamp(max=len(CLASSES))  # what is ignored has a look, too
     picture, kinds = torch.arange(count).reshape(-1, 1, 1), len(CLASSES) + 1
 

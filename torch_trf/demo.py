@@ -49,15 +49,28 @@ def make_feature_folder(
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
     for k in range(num_images):
-        labels = _street(height, width, generator)
+        labels = make_street(height, width, generator)
         means = confused[labels.clamp(max=len(CLASSES) - 1)].movedim(-1, 0)
         logits = means + (3 + 3 * shift) * _smooth_noise(height, width, generator)
         for folder, array in zip(folders, (logits, labels), strict=True):
             np.save(folder / f"{k}.npy", array.numpy())
 
 
-def _street(height: int, width: int, generator: torch.Generator) -> Int64[Tensor, "H W"]:
-    """Sky above buildings above pavement and road; trees, vehicles, people and poles before them."""
+def make_street(height: int, width: int, generator: torch.Generator) -> Int64[Tensor, "H W"]:
+    """Labels of a made-up street: sky above buildings above pavement and road, with what stands before them.
+
+    Args:
+        height: in pixels.
+        width: in pixels.
+        generator: of everything random.
+
+    Returns:
+        Numbers of `CLASSES`; `IGNORE_INDEX` at the bottom.
+
+    Example:
+        >>> make_street(90, 120, torch.Generator().manual_seed(0)).shape
+        torch.Size([90, 120])
+    """
 
     def uniform(low: float, high: float) -> float:
         return low + (high - low) * torch.rand((), generator=generator).item()
