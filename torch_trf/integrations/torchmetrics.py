@@ -143,6 +143,17 @@ class LiveMetric(Metric):
         self._running = {name: Running((merged,)) for name, merged in all_reduce(known, group).items()}
         self._numbers = _largest(gathered_objects(self._numbers, group))
 
+    @contextmanager
+    def sync_context(self, *syncing: Any, **named: Any) -> Iterator[None]:
+        """As of torchmetrics; what cannot be computed leaves each rank with its own statistics, too."""
+        try:
+            with super().sync_context(*syncing, **named):
+                yield
+        except Exception:
+            if self._is_synced:
+                self.unsync()
+            raise
+
     def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> nn.Module:
         self._computed = self._forward_cache = None
         super()._apply(fn, exclude_state)
