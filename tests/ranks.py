@@ -1,89 +1,214 @@
-"""What each process of tests/test_ranks.py does; a child imports nothing else of the tests."""
+"""What each process of tests/test_ranks.py does; a child imports nothing else of the tests.
 
-import json
+As a program it is torch-trf, of which rank 1 is killed while it reads.
+"""
+
+import os
+import signal
+import sys
+from datetime import timedelta
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
+from torchmetrics import MetricCollection
 
 from torch_trf import FeatureFolder, Scorer
+from torch_trf.cli import main
 from torch_trf.integrations.torchmetrics import TransferabilityMap, TransferabilityScore
-from torch_trf.statistics import Moments, all_reduce
+from torch_trf.statistics import Faults, JointMass, Moments, PixelSample, all_reduce
 
-K, D, Z = 3, 5, 4
-METRICS = ("leep", "logme", "hscore", "regularized_hscore", "nce", "otce")
-FOLDER = {"metrics": METRICS, "num_classes": 8, "num_source_classes": 8, "ignore_index": 250}
-SAMPLED = {"num_pixels": 200, "num_repeats": 2}
+IMAGES, K, D, Z, H, W = 7, 3, 5, 4, 8, 12
+ONE_PASS = ("leep", "logme", "hscore", "regularized_hscore", "nce")
+FOLDER = {"metrics": (*ONE_PASS, "otce"), "num_classes": 8, "num_source_classes": 8, "ignore_index": 250}
+SAMPLED = {"num_pixels": 90, "num_repeats": 2}
 
 
-def pixels():
-    """Seven images of features, labels and logits."""
+def images(part=slice(None)):
+    """Features, labels and logits of seven images, or of some of them."""
     generator = torch.Generator().manual_seed(0)
-    labels = torch.randint(0, K, (7, 8, 12), generator=generator)
-    features = torch.randn(7, D, 8, 12, generator=generator) + labels.unsqueeze(1)
-    return features, labels, torch.randn(7, Z, 8, 12, generator=generator)
+    labels = torch.randint(0, K, (IMAGES, H, W), generator=generator)
+    features = torch.randn(IMAGES, D, H, W, generator=generator) + labels.unsqueeze(1)
+    return tuple(tensor[part] for tensor in (features, labels, torch.randn(IMAGES, Z, H, W, generator=generator)))
+
+
+def part_of(rank, size, empty):
+    """The images of a rank: one each, the rest for the last of those that are not empty."""
+    busy = [other for other in range(size) if other != empty]
+    if rank == empty:
+        return slice(0, 0)
+    place = busy.index(rank)
+    return slice(place, IMAGES if rank == busy[-1] else place + 1)
 
 
 def make_score(**options):
-    return TransferabilityScore(("logme", "hscore", "leep", "nce"), num_classes=K, **options)
+    return TransferabilityScore(**{"metrics": ONE_PASS, "num_classes": K} | options)
 
 
-def make_map():
-    return TransferabilityMap("logme", patch_size=4, num_classes=K)
+def make_coupled_score():
+    return make_score(metrics=("otce", "logme"), num_source_classes=K, source=[images(slice(2))[:2]])
 
 
-def scores(target, source, **options):
-    found = Scorer(**FOLDER, **options)(target, source)
-    return {name: score.score for name, score in found.items()}
+def make_map(metric="logme"):
+    return TransferabilityMap(metric, patch_size=4, num_classes=K)
 
 
-def raised(function):
-    try:
-        function()
-    except ValueError as error:
-        return str(error)
-    return "nothing"
+def make_collection():
+    return MetricCollection({"score": make_score(metrics=("hscore",)), "map": make_map(), "other": make_score()})
 
 
-def rank_main(rank, size, empty, folder):
-    """One rank of `size`, of which `empty` meets no pixel; what it finds is written to a file."""
-    folder = Path(folder)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size)
-    torch.set_num_threads(1)
-    features, labels, logits = pixels()
-    busy = [other for other in range(size) if other != empty]
-    mine = [k for k in range(7) if rank in busy and min(k, len(busy) - 1) == busy.index(rank)]  # uneven parts
-    found = {}
+MAKERS = {"score": make_score, "coupled": make_coupled_score, "map": make_map, "collection": make_collection}
 
-    metric, score_map = make_score(), make_map()
-    for k in mine:
-        metric.update(features[k : k + 1], labels[k : k + 1], logits[k : k + 1])
-        score_map.update(features[k : k + 1], labels[k : k + 1])
-    found["scores"] = {name: value.item() for name, value in metric.compute().items()}
-    found["map"] = score_map.compute().values.tolist()
-    found["own pixels"] = metric._numbers.get("pixels", 0)
-    metric.update(features[:1], labels[:1], logits[:1])  # goes on from its own state
-    found["scores after more"] = {name: value.item() for name, value in metric.compute().items()}
 
-    known = {"moments": Moments.from_pixels(features[mine], labels[mine], num_classes=K)} if mine else {}
-    merged = all_reduce(known)["moments"]
-    whole = Moments.from_pixels(features, labels, num_classes=K)
-    found["gram"] = (merged.around(whole.origin).offset_gram - whole.offset_gram).abs().max().item()
+def batches(part):
+    return list(zip(*(tensor.split(1) for tensor in images(part)), strict=True)) if part.start < part.stop else []
 
-    bad = labels.clone()
-    bad[0, 0, 0] = 99 if rank == busy[0] else 0
-    faults = Moments.from_pixels(features, labels, num_classes=K).faults
-    if rank == busy[0]:
-        faults = type(faults).from_pixels(bad.flatten(), (bad == 99).flatten(), torch.zeros(1, dtype=torch.bool))
-    found["bad label"] = raised(lambda: faults.all_reduce().check(K, 255))
-    channels = 2 if rank == 0 else D
-    other = Moments.from_pixels(features[:, :channels], labels, num_classes=K)
-    found["other channels"] = raised(lambda: all_reduce({"moments": other}))
-    found["nothing at all"] = raised(make_score().compute)
 
+def updated(metric, part):
+    for batch in batches(part):
+        metric.update(*batch)
+    return metric
+
+
+def numbers(metric):
+    """What a metric computes, as tensors by name."""
+    result = metric.compute()
+    result = result if isinstance(result, dict) else {"map": result}
+    return {name: getattr(value, "values", value) if name == "map" else value for name, value in result.items()}
+
+
+def statistics(part):
+    """A statistic of each kind, by name."""
+    features, labels, logits = images(part)
+    return {
+        "moments": Moments.from_pixels(features, labels, num_classes=K),
+        "soft mass": JointMass.from_pixels(logits, labels, num_classes=K),
+        "sample": PixelSample.from_pixels(
+            features, labels, size=50, num_classes=K, num_repeats=2, offset=part.start * H * W
+        ),
+    }
+
+
+def score_folder(folder, rank=0, size=1, **options):
     target, source = (FeatureFolder(folder / name).part(rank, size) for name in ("target", "source"))
-    found["folder"] = scores(target, source, **SAMPLED, all_ranks=True)
-    found["folder, all pixels"] = scores(target, source, all_ranks=True)
-    (folder / f"{rank}.json").write_text(json.dumps(found))
+    return {name: score.score for name, score in Scorer(**FOLDER, **options)(target, source).items()}
+
+
+def score_tensors(part, **options):
+    """Scores of batches that can be read again, and LEEP of those that can be read once."""
+    scores = Scorer(metrics=ONE_PASS, num_classes=K, **options)(batches(part))
+    once = Scorer(metrics=("leep",), num_classes=K, **options)(iter(batches(part)))
+    return {name: score.score for name, score in scores.items()} | {"once": once["leep"].score}
+
+
+def outcome(function):
+    """What a function returns, or its error."""
+    try:
+        return function()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def held(metric):
+    """How many pixels a score itself has met."""
+    running = metric.metric_state["_running"]
+    return int(running["moments"].total.count) if running else 0
+
+
+def goes_on(make, part):
+    """What all ranks have, and what they have after each has met the first image once more."""
+    metric = updated(make(), part)
+    first = numbers(metric)
+    metric.update(*images(slice(1)))
+    return first, numbers(metric)
+
+
+def sampled(part, dtype):
+    metric = make_score(metrics=("logme", "leep"), **SAMPLED)
+    if part.start < part.stop:
+        features, labels, logits = images(part)
+        metric.update(features.to(dtype), labels, logits)
+    return numbers(metric)
+
+
+def forwarded(part):
+    """What forward gives, which asks no other rank, and what all have then."""
+    metric = make_score()
+    return [metric(*batch) for batch in batches(part)], numbers(metric)
+
+
+def in_a_group(rank):
+    """The scores of the first two ranks."""
+    metric = make_score(process_group=dist.new_group([0, 1]))
+    metric.update(*images(slice(rank, rank + 1)))
+    return numbers(metric) if rank < 2 else None
+
+
+def bad_labels(part, first):
+    """Errors of a compute and of another one, and how many pixels are held then; as on a GPU, updates do not raise."""
+    metric = make_score()
+    with patch.object(Faults, "check_on_cpu"):
+        for features, labels, logits in batches(part):
+            metric.update(features, labels + 99 if first else labels, logits)
+    return outcome(metric.compute), outcome(metric.compute), held(metric)
+
+
+def nothing_at_first():
+    """The error of no pixel at all, and the scores after every rank has met an image."""
+    metric = make_score()
+    first = outcome(metric.compute)
+    metric.update(*images(slice(1)))
+    return first, outcome(lambda: numbers(metric))
+
+
+def unlike(make, features, labels):
+    metric = make()
+    metric.update(features, labels)
+    return outcome(lambda: numbers(metric))
+
+
+def everything(rank, size, empty, folder):
+    """All that a rank finds, by name."""
+    part = part_of(rank, size, empty)
+    first = rank == (empty == 0)
+    features, labels, _ = images()
+    found = {name: goes_on(make, part) for name, make in MAKERS.items()}
+    known = statistics(part) if rank != empty else {}
+    found["statistics"] = {name: merged.state() for name, merged in all_reduce(known).items()}
+    found |= {str(dtype): sampled(part, dtype) for dtype in (torch.float32, torch.bfloat16)}
+    found["forward"] = forwarded(part)
+    found["forward in step"] = make_score(dist_sync_on_step=True)(*images(slice(rank, rank + 1)))
+    found["group"] = in_a_group(rank)
+    found["bad labels"] = bad_labels(part, first)
+    found["nothing at first"] = nothing_at_first()
+    channels = 2 if rank == 0 else D
+    found["other channels"] = unlike(lambda: make_score(metrics=("logme",)), features[:, :channels], labels)
+    width = W + (rank > 0)  # of as many patches
+    padded = [torch.nn.functional.pad(tensor, (0, width - W)) for tensor in (features, labels)]
+    found["other size"] = unlike(make_map, *padded)
+    found["folder"] = score_folder(folder, rank, size, all_ranks=True)
+    found["sampled folder"] = score_folder(folder, rank, size, all_ranks=True, **SAMPLED)
+    found["tensors"] = score_tensors(part, all_ranks=True)
     dist.barrier()
-    dist.destroy_process_group()
+    if rank < size - 1:  # the last one has left
+        found["left alone"] = outcome(updated(make_score(), part).compute)
+    return found
+
+
+def rank_main(rank, settings, folder):
+    """A process that is a rank of every setting (number of ranks, which of them is empty) that has so many."""
+    torch.set_num_threads(1)
+    for size, empty in settings:
+        if rank < size:
+            store = f"file://{folder}/store-{size}"
+            dist.init_process_group("gloo", store, timedelta(seconds=60), world_size=size, rank=rank)
+            found = everything(rank, size, empty, Path(folder))
+            dist.destroy_process_group()
+            torch.save(found, f"{folder}/{size}-{rank}.pt")
+
+
+if __name__ == "__main__":
+    if os.environ["RANK"] == "1":
+        FeatureFolder.rows = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    sys.exit(main())

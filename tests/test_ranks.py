@@ -5,130 +5,204 @@ import os
 import re
 import subprocess
 import sys
-import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
 
-from torch_trf import FeatureFolder
+from torch_trf import Scorer
 from torch_trf.cli import main
 from torch_trf.demo import make_feature_folder
+from torch_trf.pixels import Pixels
 
-from .ranks import SAMPLED, make_map, make_score, pixels, rank_main, scores
+from . import ranks
+from .helpers import assert_same
+from .ranks import IMAGES, MAKERS, SAMPLED, D, H, W, images, make_score, numbers, updated
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gloo processes are started as on Linux")
+
+SETTINGS = {"2 ranks, the first empty": (2, 0), "4 ranks, the last empty": (4, 3)}
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A source and a target of three small images each."""
+    """A source and a target of three small images each: fewer than four ranks."""
     path = tmp_path_factory.mktemp("folders")
     for name, shift in (("source", 0.0), ("target", 0.5)):
-        make_feature_folder(path / name, shift=shift, num_images=3, height=24, width=32)
+        make_feature_folder(path / name, shift=shift, num_images=3, height=16, width=24)
     return path
 
 
-@pytest.fixture(scope="module", params=[(2, 0), (4, 3)], ids=["2 ranks, the first empty", "4 ranks, the last empty"])
-def found(request, folders):
-    """What every rank found."""
-    size, empty = request.param
-    (folders / "store").unlink(missing_ok=True)
-    mp.spawn(rank_main, (size, empty, str(folders)), nprocs=size)
-    return [json.loads((folders / f"{rank}.json").read_text()) for rank in range(size)]
+@pytest.fixture(scope="module")
+def processes(folders):
+    """Where each rank of each setting has left what it found; started once, because to import torch takes seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).parent.parent)
+        mp.spawn(ranks.rank_main, (list(SETTINGS.values()), str(folders)), nprocs=4)
+    return folders
+
+
+@pytest.fixture(scope="module", params=SETTINGS.values(), ids=SETTINGS.keys())
+def setting(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def found(processes, setting):
+    """What every rank of a setting found."""
+    return [torch.load(processes / f"{setting[0]}-{rank}.pt", weights_only=True) for rank in range(setting[0])]
 
 
 def close(expected):
     return pytest.approx(expected, rel=1e-10)
 
 
-def test_scores_are_those_of_one_process(found):
-    metric = make_score()
-    metric.update(*pixels())
-    expected = {name: value.item() for name, value in metric.compute().items()}
+def assert_all(found, expected):
+    """Each rank has the expected numbers."""
     for rank in found:
-        assert rank["scores"] == close(expected)
-        assert rank["gram"] < 1e-10
-    assert {rank["own pixels"] for rank in found} > {0}
+        torch.testing.assert_close(rank, expected, rtol=1e-10, atol=1e-12, equal_nan=True)
 
 
-def test_each_rank_goes_on_from_its_own_pixels(found):
-    metric = make_score()
-    metric.update(*pixels())
+@pytest.mark.parametrize("name", MAKERS)
+def test_each_rank_computes_what_one_process_does_and_goes_on_from_its_own_pixels(found, name):
+    metric = updated(MAKERS[name](), slice(0, IMAGES))
+    assert_all([rank[name][0] for rank in found], numbers(metric))
     for _ in found:
-        metric.update(*(tensor[:1] for tensor in pixels()))
-    expected = {name: value.item() for name, value in metric.compute().items()}
+        metric.update(*images(slice(1)))
+    assert_all([rank[name][1] for rank in found], numbers(metric))
+
+
+def test_statistics_of_all_ranks_are_those_of_all_pixels(found):
+    """Samples, too, where pixels are told apart by their place."""
+    for name, expected in ranks.statistics(slice(0, IMAGES)).items():
+        for rank in found:
+            merged = expected.from_state(rank["statistics"][name])
+            assert_same(merged, expected, atol=0 if name == "sample" else 1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_samples_are_drawn_from_the_pixels_of_all_ranks(found, setting, dtype):
+    parts = [images(ranks.part_of(rank, *setting)) for rank in range(setting[0])]
+    streams = [Pixels(x.to(dtype), y, z, stream=rank) for rank, (x, y, z) in enumerate(parts) if len(y)]
+    scores = Scorer(metrics=("logme", "leep"), num_classes=ranks.K, **SAMPLED)(streams)
+    expected = {name: torch.tensor(score.score, dtype=torch.float64) for name, score in scores.items()}
+    assert_all([rank[str(dtype)] for rank in found], expected)
+
+
+def test_forward_asks_no_other_rank(found, setting):
+    expected = numbers(updated(make_score(), slice(0, IMAGES)))
+    for number, rank in enumerate(found):
+        batches, all_ranks = rank["forward"]
+        assert_all([all_ranks], expected)
+        start = ranks.part_of(number, *setting).start
+        for k, batch in enumerate(batches, start):
+            assert_all([batch], numbers(updated(make_score(), slice(k, k + 1))))
+
+
+def test_forward_asks_all_ranks_where_it_is_told_to(found):
+    assert_all([rank["forward in step"] for rank in found], numbers(updated(make_score(), slice(0, len(found)))))
+
+
+def test_a_group_of_ranks_merges_its_own_pixels(found):
+    assert_all([rank["group"] for rank in found[:2]], numbers(updated(make_score(), slice(0, 2))))
+
+
+def test_pixels_that_are_bad_on_one_rank_are_told_on_all_and_each_keeps_its_own(found, setting):
+    start = found[0]["bad labels"][0]
+    assert re.fullmatch(
+        rf"ValueError: labels from 99 to 101 on \d+ pixels: outside \[0, {ranks.K}\) and not ignore_index=255", start
+    )
+    for number, rank in enumerate(found):
+        first, again, held = rank["bad labels"]
+        assert first == again == start
+        good = ranks.part_of(number, *setting)
+        is_bad = number == (setting[1] == 0)
+        assert held == (0 if is_bad else (good.stop - good.start) * H * W)
+
+
+def test_no_pixel_on_any_rank_is_an_error_after_which_all_go_on(found):
+    metric = make_score()
     for rank in found:
-        assert rank["scores after more"] == close(expected)
+        assert rank["nothing at first"][0].startswith("ValueError: TransferabilityScore has seen no pixel")
+        metric.update(*images(slice(1)))
+    assert_all([rank["nothing at first"][1] for rank in found], numbers(metric))
 
 
-def test_maps_are_those_of_one_process(found):
-    score_map = make_map()
-    score_map.update(*pixels()[:2])
-    expected = score_map.compute().values
+def test_ranks_whose_features_are_unlike_are_an_error_on_all(found):
     for rank in found:
-        torch.testing.assert_close(torch.tensor(rank["map"], dtype=torch.float64), expected, rtol=1e-10, atol=1e-12)
+        assert rank["other channels"].startswith("ValueError: ")
+        assert f"of {D} channels, those before had 2" in rank["other channels"]
 
 
-def test_what_is_wrong_on_one_rank_is_told_on_all(found):
+def test_a_rank_that_has_left_is_an_error_of_the_others(found):
+    for number, rank in enumerate(found[:-1]):
+        ranks_named = f"rank {number} of {len(found)} cannot reach the others, one of which has probably ended"
+        assert rank["left alone"].startswith(f"RuntimeError: {ranks_named}")
+
+
+@pytest.mark.parametrize(("name", "options"), [("folder", {}), ("sampled folder", SAMPLED)])
+def test_a_folder_read_in_parts_has_the_scores_of_the_whole(found, folders, name, options):
+    expected = ranks.score_folder(folders, **options)
     for rank in found:
-        assert rank["bad label"] == "label 99 on 1 pixels: outside [0, 3) and not ignore_index=255"
-        assert re.search("of 5 channels, those before had 2", rank["other channels"])
-        assert "has seen no pixel" in rank["nothing at all"]
+        assert rank[name] == close(expected)
 
 
-@pytest.mark.parametrize(("what", "options"), [("folder", SAMPLED), ("folder, all pixels", {})])
-@pytest.mark.filterwarnings("ignore:.*uniform sampling")
-def test_a_folder_read_in_parts_has_the_scores_of_the_whole(found, folders, what, options):
-    expected = scores(FeatureFolder(folders / "target"), FeatureFolder(folders / "source"), **options)
+def test_batches_of_all_ranks_have_the_scores_of_the_whole(found):
+    expected = ranks.score_tensors(slice(0, IMAGES))
     for rank in found:
-        assert rank[what] == close(expected)
+        assert rank["tensors"] == close(expected)
 
 
-def torchrun(folder, *arguments, **environment):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "torch_trf"]
-    return subprocess.Popen(
-        [*command, *arguments, "--ignore_index", "250"],
-        cwd=folder,
-        env=os.environ | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+def torchrun(*arguments, script=("-m", "torch_trf")):
+    """Runs the command line in two processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *script]
+    arguments = [*arguments, "--ignore_index", "250"]
+    # The outer command has torchrun end its processes where they hang.
+    return subprocess.run(
+        ["timeout", "90", *command, *map(str, arguments)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
         text=True,
     )
 
 
-def table(printed):
-    """The scores of the printed table."""
-    return re.findall(r"^(\w+) +(-?\d+\.\d{6}) ", printed, re.MULTILINE)
+def without_seconds(printed):
+    """The lines that do not depend on time."""
+    return [re.sub(r" +[\d.]+$", "", line) for line in printed.splitlines()]
 
 
-def test_torchrun_prints_what_one_process_prints(folders, capsys):
-    arguments = ["score", "--target", str(folders / "target"), "--output", str(folders / "scores.json")]
-    process = torchrun(folders, *arguments)
-    printed, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    assert len(json.loads((folders / "scores.json").read_text())["scores"]) == 4
-    assert main([*arguments, "--ignore_index", "250"]) == 0
-    assert table(printed) == table(capsys.readouterr().out) != []
+def test_torchrun_prints_and_writes_what_one_process_does(folders, tmp_path, capsys):
+    arguments = ["score", "--target", folders / "target", "--source", folders / "source", "--output"]
+    arguments += [tmp_path / "scores.json", "--metrics", *ranks.FOLDER["metrics"]]
+    done = torchrun(*arguments)
+    assert done.returncode == 0, done.stderr
+    written = json.loads((tmp_path / "scores.json").read_text())["scores"]
+    assert main([*map(str, arguments), "--ignore_index", "250"]) == 0
+    assert without_seconds(done.stdout) == without_seconds(capsys.readouterr().out)
+    for name, score in json.loads((tmp_path / "scores.json").read_text())["scores"].items():
+        assert written[name]["repeats"] == close(score["repeats"])
 
 
-def test_a_rank_that_fails_ends_all_with_its_error(folders, tmp_path):
+def test_a_rank_that_fails_ends_all_with_its_error(tmp_path):
     make_feature_folder(tmp_path / "broken", shift=0.5, num_images=2, height=24, width=32)
-    bad = torch.full((24, 32), 77).numpy()
-    np.save(tmp_path / "broken" / "label" / "1.npy", bad)
-    start = time.monotonic()
-    process = torchrun(tmp_path, "score", "--target", str(tmp_path / "broken"), "--num_classes", "8")
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode != 0
-    assert re.search(r"torch-trf \(rank 1\): error: .*1\.npy: label 77 on 768 pixels", errors)
-    assert time.monotonic() - start < 60
+    np.save(tmp_path / "broken" / "label" / "1.npy", np.full((24, 32), 77))
+    done = torchrun("score", "--target", tmp_path / "broken", "--num_classes", "8")
+    assert done.returncode not in (0, 124)
+    assert re.search(r"torch-trf \(rank 1\): error: .*1\.npy: label 77 on 768 pixels", done.stderr)
 
 
-def test_a_map_is_no_work_for_several_processes(folders):
-    process = torchrun(
-        folders, "map", "--target", str(folders / "target"), "--metric", "nce", "--output", "map", "--patch_size", "4"
-    )
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode != 0
-    assert "torch-trf map runs in a single process: start it without torchrun" in errors
+def test_a_rank_that_is_killed_ends_all(folders):
+    done = torchrun("score", "--target", folders / "target", "--num_classes", "8", script=[ranks.__file__])
+    assert done.returncode not in (0, 124)
+    assert re.search(r"rank +: 1 \(local_rank: 1\)\s+exitcode +: -9", done.stderr)
+    assert not done.stdout
+
+
+def test_a_map_is_no_work_for_several_processes(folders, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "as torchrun does")
+    arguments = ["map", "--target", str(folders / "target"), "--metric", "nce", "--output", str(tmp_path / "made")]
+    assert main([*arguments, "--patch_size", "4", "--ignore_index", "250"]) == 2
+    assert "error: torch-trf map runs in a single process: start it without torchrun" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torchmetrics import MetricCollection
@@ -127,13 +127,17 @@ def test_results_are_numbers_on_the_device(images, device):
         assert (value.shape, value.dtype, value.device.type) == ((), torch.float64, device.type)
 
 
+@pytest.fixture(scope="module")
+def whole(images):
+    """What every way of scoring computes of all images at once."""
+    return {name: values(updated(score(**options), [images])) for name, options in WAYS.items()}
+
+
+@settings(max_examples=10)
 @given(cuts=st.sets(st.integers(1, B - 1)))
-def test_scores_do_not_depend_on_the_batches(images, cuts):
-    for options in WAYS.values():
-        assert_equal(
-            values(updated(score(**options), batches(images, *sorted(cuts)))),
-            values(updated(score(**options), [images])),
-        )
+def test_scores_do_not_depend_on_the_batches(images, whole, cuts):
+    for name, options in WAYS.items():
+        assert_equal(values(updated(score(**options), batches(images, *sorted(cuts)))), whole[name])
 
 
 def test_features_that_are_logits(images):
@@ -390,6 +394,16 @@ def test_a_foreign_field_of_a_statistic_is_told(images):
         score().load_state_dict(metric.state_dict() | {"moments.spare": torch.zeros(1)})
 
 
+@pytest.mark.parametrize(
+    ("metrics", "word"), [(("nce",), "Unexpected key.*moments"), (("logme", "nce"), "Missing key.*hard_mass")]
+)
+def test_a_checkpoint_of_other_metrics_is_told(images, metrics, word):
+    metric = updated(score(metrics=("logme",)), [images])
+    metric.persistent(True)
+    with pytest.raises(RuntimeError, match=f"(?s){word}"):
+        score(metrics=metrics).load_state_dict(metric.state_dict())
+
+
 COPIES = {
     "pickle": lambda metric: pickle.loads(pickle.dumps(metric)),
     "deepcopy": copy.deepcopy,
@@ -490,6 +504,13 @@ def test_keeps_its_precision_whatever_becomes_of_the_module_around_it(images, ma
     assert_equal(values(updated(module["metric"], [second])), values(updated(make(), [images])))
 
 
+@every_way
+def test_moves_with_the_module_that_holds_it(images, options):
+    metric = updated(score(**options), [images])
+    nn.ModuleDict({"metric": metric}).to("meta")
+    assert {part.device.type for part in parts(metric)} == {metric.device.type} == {"meta"}
+
+
 @pytest.mark.parametrize("inside", [0, 1])
 @every_maker
 def test_updates_inside_and_outside_of_inference_mode(images, make, inside):
@@ -518,10 +539,9 @@ def test_holds_no_graph(images, make, call):
 
 
 def test_what_it_holds_does_not_grow_with_the_pixels(device):
-    metric, held = score(metrics=ONE_PASS, stream_pixels=50), []
+    metric, held = score(metrics=("logme", "leep"), stream_pixels=50, features_are_logits=True), []
     for seed in range(200):
-        features, labels = random_images(1, Z, 2, 4, classes=K, device=device, seed=seed)
-        metric.update(features, labels, features)
+        metric.update(*random_images(1, Z, 2, 4, classes=K, device=device, seed=seed))
         held.append(sum(part.numel for part in parts(metric)))
     full = sum(running.total.numel for running in metric.metric_state["_running"].values())
     assert max(held) < 2 * full

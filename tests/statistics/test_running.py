@@ -5,20 +5,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torch_trf.statistics import JointMass, Moments, PixelSample, Running
+from torch_trf.statistics import PixelSample, Running
 
 from ..helpers import assert_same, random_pixels
 from .test_statistic import BUILDERS, CLASSES, every_statistic
 
 
 @every_statistic
-@given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=12))
-def test_any_batches_add_up_to_the_whole(build, sizes, device):
+@given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=12), data=st.data())
+def test_any_batches_in_any_order_add_up_to_the_whole(build, sizes, data, device):
     features, labels = random_pixels(sum(sizes), 3, CLASSES, device=device)
-    running, offset = Running(), 0
-    for x, y in zip(features.split(sizes), labels.split(sizes), strict=True):
-        running += build(x, y, offset)
-        offset += len(y)
+    offsets = [sum(sizes[:k]) for k in range(len(sizes))]
+    stream = list(zip(features.split(sizes), labels.split(sizes), offsets, strict=True))
+    running = Running()
+    for batch in data.draw(st.permutations(stream)):
+        running += build(*batch)
     assert_same(running.total, build(features, labels))
 
 
@@ -42,18 +43,25 @@ def test_a_large_sample_is_held_in_few_parts(device):
     assert running.total.count == 300
 
 
+def test_samples_of_ever_smaller_batches_are_held_in_few_parts(device):
+    running = Running()
+    for count in range(60, 0, -1):
+        running += PixelSample.from_pixels(*random_pixels(count, 3, 4, device=device), size=300, num_classes=CLASSES)
+    assert len(running.parts) <= 9
+    assert sum(part.key.shape[-1] for part in running.parts) < 2 * 300
+
+
 @pytest.mark.parametrize(
     ("other", "word"),
     [
-        (lambda x, y: (torch.cat([x, x], 1), y), "6 channels, those before had 3"),
-        (lambda x, y: (x.to("meta"), y.to("meta")), "are on meta, those before were on"),
+        (lambda build, x, y: build(torch.cat([x, x], 1), y), "6 channels, those before had 3"),
+        (lambda build, x, y: build(x, y).to("meta"), "are on meta, those before were on"),
+        (lambda build, x, y: build(x, y)[None], r"entries \[1\], those before were \[\]"),
     ],
+    ids=["channels", "device", "entries"],
 )
-@pytest.mark.parametrize("statistic", [Moments, JointMass])
-def test_batches_that_are_not_alike_are_errors(statistic, other, word, device):
-    features, labels = random_pixels(9, 3, CLASSES, device=device)
-    running = Running() + statistic.from_pixels(features, labels, num_classes=CLASSES)
-    x, y = other(features, labels)
-    second = running.total.to("meta") if x.is_meta else statistic.from_pixels(x, y, num_classes=CLASSES)
+@pytest.mark.parametrize("name", ["moments", "soft mass", "sample"])
+def test_batches_that_are_not_alike_are_errors(name, other, word, device):
+    build, pixels = BUILDERS[name], random_pixels(9, 3, CLASSES, device=device)
     with pytest.raises(ValueError, match=word):
-        _ = running + second
+        _ = Running() + build(*pixels) + other(build, *pixels)
