@@ -136,6 +136,11 @@ def test_ranks_whose_features_are_unlike_are_an_error_on_all(found):
         assert f"of {D} channels, those before had 2" in rank["other channels"]
 
 
+def test_images_of_another_size_on_another_rank_are_an_error_of_a_map_on_all(found):
+    for rank in found:
+        assert f"images of {H} x {W + 1} pixels, those before had {H} x {W}" in rank["other size"]
+
+
 def test_a_rank_that_has_left_is_an_error_of_the_others(found):
     for number, rank in enumerate(found[:-1]):
         ranks_named = f"rank {number} of {len(found)} cannot reach the others, one of which has probably ended"

@@ -82,6 +82,13 @@ class LiveMetric(Metric):
     def _look(self, pixels: Pixels) -> dict[str, Statistic]:
         raise NotImplementedError
 
+    def _names(self) -> set[str]:
+        """Of the statistics that `_look` gives."""
+        raise NotImplementedError
+
+    def _check_numbers(self, numbers: Sequence[dict[str, int]]) -> None:
+        """Raises where pixels of such numbers cannot be merged; empty ones are of no pixel."""
+
     def _known(self) -> dict[str, Statistic]:
         """The statistics of all batches, by name."""
         if not self._running:
@@ -132,6 +139,7 @@ class LiveMetric(Metric):
         return self.metric_state
 
     def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
+        self._check_numbers([self._numbers, incoming_state["_numbers"]])
         for name, running in incoming_state["_running"].items():
             self._running[name] = running + self._running[name].total if name in self._running else running
         self._numbers = _largest([self._numbers, incoming_state["_numbers"]])
@@ -139,9 +147,11 @@ class LiveMetric(Metric):
 
     def _sync_dist(self, dist_sync_fn: Any = None, process_group: Any = None) -> None:
         group = process_group or self.process_group
+        numbers = gathered_objects(self._numbers, group)
+        self._check_numbers(numbers)
         known = {name: running.total for name, running in self._running.items()}
         self._running = {name: Running((merged,)) for name, merged in all_reduce(known, group).items()}
-        self._numbers = _largest(gathered_objects(self._numbers, group))
+        self._numbers = _largest(numbers)
 
     @contextmanager
     def sync_context(self, *syncing: Any, **named: Any) -> Iterator[None]:
@@ -175,19 +185,23 @@ class LiveMetric(Metric):
                 fields = running.total.state()
                 destination.update({f"{prefix}{name}.{field}": tensor for field, tensor in fields.items()})
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *loading: Any) -> None:
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, metadata: Any, strict: bool, missing: list[str], *told: Any
+    ) -> None:
         if f"{prefix}pixels" in state_dict:
             self.reset()  # what was computed, too
+            self._update_count = 1
             for name in NUMBERS:
                 self._numbers[name] = int(state_dict.pop(f"{prefix}{name}"))
-        for name, statistic in STATISTICS.items():
-            start = f"{prefix}{name}."
-            keys = [key for key in state_dict if key.startswith(start)]
-            if keys:
+            for name in sorted(self._names()):
+                start = f"{prefix}{name}."
+                keys = [key for key in state_dict if key.startswith(start)]
                 state = {key.removeprefix(start): state_dict.pop(key).to(self.device) for key in keys}
-                self._running[name] = Running((statistic.from_state(state),))
-                self._update_count = 1
-        super()._load_from_state_dict(state_dict, prefix, *loading)
+                if state:
+                    self._running[name] = Running((STATISTICS[name].from_state(state),))
+                else:
+                    missing.append(f"{prefix}{name}")
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, *told)
 
 
 class LiveFeatures:
@@ -266,6 +280,9 @@ class TransferabilityScore(LiveMetric):
             raise ValueError(f"features of {channels} channels, not of num_features={self.num_features}")
         return self.scorer.statistics(pixels)
 
+    def _names(self) -> set[str]:
+        return self.scorer.statistic_names()
+
     def compute(self) -> dict[str, Float64[Tensor, ""]]:
         """The scores of all pixels since the last reset, by name: 0-d, higher is better.
 
@@ -326,8 +343,12 @@ class TransferabilityMap(LiveMetric):
             raise ValueError(f"{metric} looks at pixels twice or at two data sets: map it by torch_trf.Mapper")
 
     def _look(self, pixels: Pixels) -> dict[str, Statistic]:
-        self._check_size(*pixels.labels.shape[1:])
+        height, width = pixels.labels.shape[1:]
+        self._check_numbers([self._numbers, {"height": height, "width": width}])
         return {self.mapper.statistic_name: self.mapper.cells(pixels, self.mapper.grid(pixels))}
+
+    def _names(self) -> set[str]:
+        return {self.mapper.statistic_name}
 
     def compute(self) -> ScoreMap:
         """The map of all images since the last reset.
@@ -342,16 +363,12 @@ class TransferabilityMap(LiveMetric):
         with torch.autocast(cells.device.type, enabled=False):
             return self.mapper.of_cells(cells, grid)
 
-    def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
-        if numbers := incoming_state["_numbers"]:
-            self._check_size(numbers["height"], numbers["width"])
-        super()._reduce_states(incoming_state)
-
-    def _check_size(self, height: int, width: int) -> None:
-        before = self._numbers.get("height", height), self._numbers.get("width", width)
-        if (height, width) != before:
-            sizes = f"images of {height} x {width} pixels, those before had {before[0]} x {before[1]}"
-            raise ValueError(f"{sizes}: a map needs images of one size")
+    def _check_numbers(self, numbers: Sequence[dict[str, int]]) -> None:
+        sizes = [(each["height"], each["width"]) for each in numbers if each]
+        for height, width in sizes:
+            if (height, width) != sizes[0]:
+                told = f"images of {height} x {width} pixels, those before had {sizes[0][0]} x {sizes[0][1]}"
+                raise ValueError(f"{told}: a map needs images of one size")
 
     def _wrap_compute(self, compute: Callable[[], ScoreMap]) -> Callable[[], ScoreMap]:
         # torchmetrics copies the tensors that it finds in a result; a map is frozen, and it does not look into this.

@@ -10,8 +10,8 @@ from ._statistic import Statistic
 class Running:
     """A sum of statistics to which batches are added one after the other.
 
-    Parts are merged as a binary counter carries: the last one with the one before, once it is as large. Statistics of
-    one size are merged at once, and a large sample is not copied for every small batch.
+    Parts are merged much as a binary counter carries: the last one with the one before, once it is half as large. So
+    statistics of one size are merged at once, and a large sample is not copied for every small batch.
 
     Example:
         >>> running = Running()
@@ -32,7 +32,7 @@ class Running:
         if self.parts:
             self.parts[-1].require_alike(statistic)
         parts = [*self.parts, statistic]
-        while len(parts) > 1 and parts[-1].numel >= parts[-2].numel:
+        while len(parts) > 1 and 2 * parts[-1].numel >= parts[-2].numel:
             last = parts.pop()
             parts[-1] = parts[-1] + last
         return Running(tuple(parts))

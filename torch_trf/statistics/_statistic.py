@@ -34,7 +34,7 @@ class Statistic(Entries, ABC):
     @property
     def device(self) -> torch.device:
         """Where it lies."""
-        return next(iter(self.state().values())).device
+        return next(value.device for _, value in self._items() if isinstance(value, Tensor))
 
     def require_alike(self, other: "Statistic") -> None:
         """Raises where another statistic, of further pixels, cannot be merged with this one.
