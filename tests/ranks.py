@@ -16,6 +16,7 @@ from torchmetrics import MetricCollection
 
 from torch_trf import FeatureFolder, Scorer
 from torch_trf.cli import main
+from torch_trf.integrations.checkpoint import score_checkpoint
 from torch_trf.integrations.torchmetrics import TransferabilityMap, TransferabilityScore
 from torch_trf.statistics import Faults, JointMass, Moments, PixelSample, all_reduce
 
@@ -100,6 +101,13 @@ def score_tensors(part, **options):
     scores = Scorer(metrics=ONE_PASS, num_classes=K, **options)(batches(part))
     once = Scorer(metrics=("leep",), num_classes=K, **options)(iter(batches(part)))
     return {name: score.score for name, score in scores.items()} | {"once": once["leep"].score}
+
+
+def score_model(part):
+    """Scores of a model that gives the images as they are."""
+    loader = [(features, labels) for features, labels, _ in batches(part)]
+    options = {"num_classes": K, "metrics": ("logme",), "all_ranks": True, "progress": False}
+    return score_checkpoint(torch.nn.Identity(), loader, "", **options, **SAMPLED)["logme"].score
 
 
 def outcome(function):
@@ -190,6 +198,7 @@ def everything(rank, size, empty, folder):
     found["folder"] = score_folder(folder, rank, size, all_ranks=True)
     found["sampled folder"] = score_folder(folder, rank, size, all_ranks=True, **SAMPLED)
     found["tensors"] = score_tensors(part, all_ranks=True)
+    found["model"] = score_model(part)
     dist.barrier()
     if rank < size - 1:  # the last one has left
         found["left alone"] = outcome(updated(make_score(), part).compute)

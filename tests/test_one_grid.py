@@ -235,6 +235,7 @@ def test_what_is_no_image_is_an_error(features, labels, message, grid):
         ((375, 500), (23, 31)),
         ((513, 1025), (33, 65)),
         ((64, 128), (4, 8)),
+        ((20, 20), (5, 5)),
     ],
     ids=str,
 )
@@ -246,6 +247,22 @@ def test_tokens_are_folded_row_by_row_without_those_before_them(image_size, grid
     assert folded.shape == (3, 2, *grid)
     assert torch.equal(folded[2, 0], image.reshape(grid))
     assert torch.equal(folded[1, 1], -image.reshape(grid))
+
+
+@pytest.mark.parametrize(
+    ("count", "image_size", "grid"),
+    [(36, (90, 120), (5, 7)), (37, (100, 100), (6, 6)), (10, (50, 50), (3, 3)), (16, (30, 30), (4, 4))],
+)
+def test_tokens_of_patches_that_leave_a_rest_are_not_folded_at_a_stride_that_leaves_none(
+    count, image_size, grid, device
+):
+    assert fold_tokens(torch.zeros(1, count, 3, device=device), image_size).shape == (1, 3, *grid)
+
+
+@pytest.mark.parametrize(("count", "image_size"), [(35, (90, 120)), (17, (100, 120)), (13, (100, 150))])
+def test_tokens_that_fit_several_grids_are_an_error(count, image_size, device):
+    with pytest.raises(ValueError, match=f"{count} tokens fit several grids over {image_size[0]} x {image_size[1]}"):
+        fold_tokens(torch.zeros(1, count, 3, device=device), image_size)
 
 
 def test_tokens_meet_the_labels_of_their_patch(device):

@@ -82,11 +82,21 @@ def test_statistics_of_all_ranks_are_those_of_all_pixels(found):
             assert_same(merged, expected, atol=0 if name == "sample" else 1e-9)
 
 
+def streams(setting, dtype):
+    """The pixels of each rank that has some."""
+    parts = [images(ranks.part_of(rank, *setting)) for rank in range(setting[0])]
+    return [Pixels(x.to(dtype), y, z, stream=rank) for rank, (x, y, z) in enumerate(parts) if len(y)]
+
+
+def test_a_model_is_scored_on_the_samples_of_all_ranks(found, setting):
+    scores = Scorer(metrics=("logme",), num_classes=ranks.K, **SAMPLED)(streams(setting, torch.float32))
+    for rank in found:
+        assert rank["model"] == close(scores["logme"].score)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_samples_are_drawn_from_the_pixels_of_all_ranks(found, setting, dtype):
-    parts = [images(ranks.part_of(rank, *setting)) for rank in range(setting[0])]
-    streams = [Pixels(x.to(dtype), y, z, stream=rank) for rank, (x, y, z) in enumerate(parts) if len(y)]
-    scores = Scorer(metrics=("logme", "leep"), num_classes=ranks.K, **SAMPLED)(streams)
+    scores = Scorer(metrics=("logme", "leep"), num_classes=ranks.K, **SAMPLED)(streams(setting, dtype))
     expected = {name: torch.tensor(score.score, dtype=torch.float64) for name, score in scores.items()}
     assert_all([rank[str(dtype)] for rank in found], expected)
 

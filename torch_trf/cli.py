@@ -356,7 +356,7 @@ def _device(name: str) -> torch.device:
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"--device {name}: this PyTorch sees no GPU")
-    if device.type == "cuda" and distributed.is_torchelastic_launched():
+    if device.type == "cuda" and device.index is None and distributed.is_torchelastic_launched():
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))  # a GPU each
         torch.cuda.set_device(device)
     return device

@@ -15,7 +15,7 @@ from ._ops import LARGEST_INT64, Size
 
 GridName = Literal["features", "labels"]
 
-MOST_PREFIX_TOKENS = 16  # class token and registers before those of the image
+MOST_PREFIX_TOKENS = 5  # class token and registers before those of the image
 LARGEST_KEY = LARGEST_INT64  # sorts last: the key of a pixel that may not be drawn
 
 # SplitMix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014, figure 17.
@@ -186,12 +186,12 @@ def fold_tokens(tokens: Float[Tensor, "B N D"], image_size: Size) -> Float[Tenso
     """Tokens of a transformer as an image, at the stride that fits their number.
 
     Args:
-        tokens: row by row; up to 16 before them (class token, registers) are left out, as few as possible where
-            patches cut the image without a rest, or, where none do, at any stride.
+        tokens: row by row; up to 5 before them (class token, registers) are left out, as few as possible where square
+            patches cut the image without a rest.
         image_size: height and width of the image that the tokens are of, or of its labels.
 
     Raises:
-        ValueError: a number of tokens that fits no stride.
+        ValueError: a number of tokens that fits no stride, or several where patches leave a rest.
 
     Example:
         >>> fold_tokens(torch.zeros(1, 1 + 4 * 8, 3), (64, 128)).shape
@@ -204,10 +204,16 @@ def fold_tokens(tokens: Float[Tensor, "B N D"], image_size: Size) -> Float[Tenso
         for grid in _strided(image_size, stride)
         if 0 <= count - grid[0] * grid[1] <= MOST_PREFIX_TOKENS and min(grid) > 0
     }
-    if not grids:
-        raise ValueError(f"{count} tokens fit no grid over {image_size[0]} x {image_size[1]} pixels")
     height, width = image_size
-    rows, columns = max(grids, key=lambda grid: (height % grid[0] == width % grid[1] == 0, math.prod(grid)))
+    exact = {
+        (rows, columns)
+        for rows, columns in grids
+        if height % rows == width % columns == 0 and height // rows == width // columns
+    }
+    if len(grids) != 1 and not exact:
+        several = "several grids" if grids else "no grid"
+        raise ValueError(f"{count} tokens fit {several} over {height} x {width} pixels")
+    rows, columns = max(exact or grids, key=math.prod)
     return tokens[:, count - rows * columns :].mT.unflatten(-1, (rows, columns))
 
 

@@ -6,7 +6,7 @@ from collections import OrderedDict
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from torch_trf import Scorer
 from torch_trf.integrations.checkpoint import score_checkpoint
@@ -157,6 +157,23 @@ def test_the_model_is_moved_to_the_device(model, loaders, device):
     expected = quietly(model, loaders[0])["logme"].score
     assert quietly(model.cpu(), loaders[0], device=device)["logme"].score == pytest.approx(expected)
     assert next(model.parameters()).device.type == device.type
+
+
+class Stream(IterableDataset):
+    """A data set without a length."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __iter__(self):
+        return iter(self.dataset)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_loader_without_a_length_is_read_like_any(num_workers, model, loaders):
+    stream = DataLoader(Stream(loaders[0].dataset), batch_size=2, num_workers=num_workers)
+    expected = quietly(model, loaders[0], metrics=ONE_PASS, logits_layer="head")
+    assert repeats(quietly(model, stream, metrics=ONE_PASS, logits_layer="head")) == repeats(expected)
 
 
 def test_a_generator_of_batches_is_read_once(model, loaders):

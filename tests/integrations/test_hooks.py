@@ -1,6 +1,8 @@
 """Hooks on a forward pass: what they catch, what they leave behind, and scores of what they catch."""
 
+import copy
 import json
+import pickle
 import weakref
 from collections import OrderedDict
 from contextlib import nullcontext
@@ -466,3 +468,26 @@ def test_live_scores_are_those_of_a_folder_of_the_features(tmp_path, model, imag
     assert main(["score", "--target", str(tmp_path), *options, "--output", str(tmp_path / "scores.json")]) == 0
     saved = json.loads((tmp_path / "scores.json").read_text())["scores"]
     assert values(metric) == pytest.approx({name: score["score"] for name, score in saved.items()}, abs=1e-6)
+
+
+def test_a_layer_that_is_named_twice_is_caught_once(model, images, labels):
+    metric = score()
+    with metric.attach(model, "head", logits_layer="head") as live:
+        model(images)
+        assert len(hooks(model)) == 1
+        live.update(labels)
+        assert not live._features._caught
+    assert values(metric) == by_hand(model(images), labels, model(images))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_of_the_model_is_not_tapped(model, images, copied):
+    with tap(model, "backbone") as features:
+        other = copied(model)
+        model(images)
+        expected = model.backbone(images)
+        other(torch.zeros_like(images))
+        assert torch.equal(features.take("backbone"), expected)
+        other(images)
+        with pytest.raises(ValueError, match="has given nothing"):
+            features.take("backbone")

@@ -211,6 +211,17 @@ def test_a_layer_can_give_features_and_class_scores(model, data, trainer):
     assert run.callback_metrics[LEEP].item() == by_hand(model, data[1])[LEEP]
 
 
+def test_two_callbacks_of_one_name_are_an_error(model, data, trainer):
+    with pytest.raises(ValueError, match=r"two callbacks would log scores as transferability/\.\.\."):
+        trainer(callback("backbone"), callback("head")).fit(model, *data)
+    metrics = TransferabilityScore(("logme",), num_classes=K), TransferabilityScore(("logme",), num_classes=K)
+    two = (TransferabilityCallback(metric, "backbone", name=name) for metric, name in zip(metrics, "ab", strict=True))
+    fitted = trainer(*two)
+    fitted.fit(model, *data)
+    both = zip(logged(fitted, "a/logme"), logged(fitted, "b/logme"), strict=True)
+    assert all(a["a/logme"] == b["b/logme"] for a, b in both)
+
+
 def test_an_error_leaves_no_hook_behind(model, data, trainer):
     def fail(batch, batch_idx):
         assert hooks(model)

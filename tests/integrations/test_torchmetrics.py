@@ -4,6 +4,7 @@ import copy
 import io
 import pickle
 from typing import get_args
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ import torch_trf
 from torch_trf import ScoreMap, Scorer
 from torch_trf.integrations.torchmetrics import TransferabilityMap, TransferabilityScore
 from torch_trf.pixels import Pixels
-from torch_trf.statistics import PixelSample
+from torch_trf.statistics import Faults, PixelSample
 from torch_trf.table import METRICS, MetricName
 
 from ..helpers import assert_close, random_images, run_python
@@ -647,3 +648,50 @@ def test_updates_compile_without_a_graph_break(tmp_path):
     done = run_python(COMPILED, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["label 99 on 2 pixels: outside [0, 3) and not ignore_index=255"] * 7
+
+
+def test_a_source_that_no_metric_reads_is_let_be(images, source):
+    assert_equal(values(updated(score(source=source), [images])), values(updated(score(), [images])))
+
+
+def test_class_scores_beside_features_that_are_class_scores_are_an_error(images):
+    with pytest.raises(ValueError, match="the features are the class scores, and others were given"):
+        score(features_are_logits=True).update(*images)
+
+
+def test_the_state_of_a_fresh_metric_makes_another_fresh(images):
+    fresh, metric = score(), updated(score(), [images])
+    fresh.persistent(True)
+    metric.load_state_dict(fresh.state_dict())
+    assert not tensors(metric)
+    assert_equal(values(updated(metric, [images])), values(updated(score(), [images])))
+
+
+@pytest.mark.parametrize("key", ["height", "num_classes", "moments.origin"])
+def test_a_state_that_lacks_something_is_told(images, key):
+    metric = updated(score(), [images])
+    metric.persistent(True)
+    state = metric.state_dict()
+    del state[key]
+    with pytest.raises((RuntimeError, ValueError), match=rf"[Mm]issing.*{key.rpartition('.')[2]}"):
+        score().load_state_dict(state)
+
+
+def test_a_state_of_other_classes_is_told(images):
+    metric = updated(score(), [images])
+    metric.persistent(True)
+    with pytest.raises(ValueError, match=f"statistics of {K} classes, not of num_classes={K + 3}"):
+        score(num_classes=K + 3).load_state_dict(metric.state_dict())
+
+
+@pytest.mark.parametrize(("patch_size", "stride"), [(3, 5), (4, 2)])
+def test_bad_pixels_are_told_wherever_they_lie_and_once(images, patch_size, stride):
+    """As on a GPU, where updates do not raise; between patches, too."""
+    features, labels, _ = images
+    bad = labels.clone()
+    bad[0, 4, 4] = 99
+    metric = make_map(patch_size=patch_size, stride=stride)
+    with patch.object(Faults, "check_on_cpu"):
+        metric.update(features, bad)
+    with pytest.raises(ValueError, match="label 99 on 1 pixels"):
+        metric.compute()

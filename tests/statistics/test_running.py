@@ -65,3 +65,11 @@ def test_batches_that_are_not_alike_are_errors(name, other, word, device):
     build, pixels = BUILDERS[name], random_pixels(9, 3, CLASSES, device=device)
     with pytest.raises(ValueError, match=word):
         _ = Running() + build(*pixels) + other(build, *pixels)
+
+
+def test_samples_of_other_sizes_are_errors(device):
+    small, large = (
+        PixelSample.from_pixels(*random_pixels(9, 3, 4, device=device), size=n, num_classes=4) for n in (3, 5)
+    )
+    with pytest.raises(ValueError, match="size 5, those before had 3"):
+        _ = Running() + small + large

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..pixels import GridName, Pixels, on_one_grid
 from ..score import Score, Scorer
+from ..statistics._collectives import rank
 from .hooks import FeatureTap, Layer, tap
 
 Loader = Iterable[Sequence[Tensor]]
@@ -95,7 +96,8 @@ class _LivePixels(Iterator[Pixels]):
     seen: int = 0
 
     def __next__(self) -> Pixels:
-        self.batches = self.batches or iter(self.loader)  # workers start when the first batch is asked for
+        if self.batches is None:
+            self.batches = iter(self.loader)  # workers start when the first batch is asked for
         batch = next(self.batches)
         if not isinstance(batch, Sequence) or len(batch) < 2:
             raise ValueError(f"a batch is {type(batch).__name__}, expected (images, labels)")
@@ -105,7 +107,7 @@ class _LivePixels(Iterator[Pixels]):
         layer, second = self.layers
         features = self.features.take(layer)
         logits = None if second is None else features if second == layer else self.features.take(second)
-        pixels = on_one_grid(features, labels, logits, grid=self.grid, offset=self.seen)
+        pixels = on_one_grid(features, labels, logits, grid=self.grid, stream=rank(), offset=self.seen)
         self.seen += pixels.labels.numel()
         return pixels
 

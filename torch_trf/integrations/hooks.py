@@ -41,23 +41,16 @@ class FeatureTap:
     """
 
     def __init__(self, model: nn.Module, *layers: Layer) -> None:
-        self._layers = list(layers)
-        self._caught: list[Tensor | None] = [None] * len(layers)
+        self._places = {layer: place for place, layer in enumerate(dict.fromkeys(layers))}
+        self._caught: dict[int, Tensor] = {}
         root = _unwrapped(model)
-        found = [_find(root, layer) for layer in layers]
+        found = {layer: _find(root, layer) for layer in self._places}
         if any(_is_compiled(module) for module in model.modules()):
             torch.compiler.reset()  # code compiled before does not see hooks
         self._hooks = [
-            module.register_forward_hook(self._catch(place, key, _name(layer)))
-            for place, (layer, (module, key)) in enumerate(zip(layers, found, strict=True))
+            module.register_forward_hook(_Catch(self._caught, self._places[layer], key, _name(layer)))
+            for layer, (module, key) in found.items()
         ]
-
-    def _catch(self, place: int, key: str | None, name: str) -> Any:
-        def hook(module: nn.Module, arguments: Any, output: Any) -> None:
-            # A copy, because the layers behind may work in place.
-            self._caught[place] = _tensor_of(output, key, name).detach().clone()
-
-        return hook
 
     def take(self, layer: Layer) -> Tensor:
         """What the layer gave in the last forward pass; it is not kept here.
@@ -65,20 +58,39 @@ class FeatureTap:
         Raises:
             ValueError: nothing since the last time.
         """
-        place = self._layers.index(layer)
-        features, self._caught[place] = self._caught[place], None
-        if features is None:
+        if self._places.get(layer) not in self._caught:
             raise ValueError(
                 f"{_name(layer)} has given nothing since its features were last taken: run the model first (a function"
                 " around the model that was compiled before the tap does not see it)"
             )
-        return features
+        return self._caught.pop(self._places[layer])
 
     def remove(self) -> None:
         """Removes the hooks, and what they hold."""
         for hook in self._hooks:
             hook.remove()
-        self._caught = [None] * len(self._layers)
+        self._caught.clear()
+
+
+class _Catch:
+    """The hook of a layer. A copy of it, in a copy of the model, catches nothing."""
+
+    def __init__(self, caught: dict[int, Tensor], place: int, key: str | None, name: str) -> None:
+        self._caught, self._place, self._key, self._name = caught, place, key, name
+
+    def __call__(self, module: nn.Module, arguments: Any, output: Any) -> None:
+        # A copy, because the layers behind may work in place.
+        self._caught[self._place] = _tensor_of(output, self._key, self._name).detach().clone()
+
+    def __reduce__(self) -> Any:
+        return _Nothing, ()
+
+
+class _Nothing:
+    """A hook that does nothing."""
+
+    def __call__(self, module: nn.Module, arguments: Any, output: Any) -> None:
+        pass
 
 
 @contextmanager

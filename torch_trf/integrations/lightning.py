@@ -15,7 +15,8 @@ class TransferabilityCallback(Callback):
     """Scores what a model gives at a layer during every validation, and logs the scores.
 
     They are logged as `<name>/<metric>` beside whatever the module logs, so that a `ModelCheckpoint` can monitor them
-    (mode "max"), merged over ranks. The sanity check before training is left out.
+    (mode "max"), merged over ranks. The sanity check before training is left out. A compiled module is compiled anew at
+    every validation, with the hooks in it, and after it, without: score the module that was compiled less often then.
 
     Args:
         metric: what to compute.
@@ -24,7 +25,10 @@ class TransferabilityCallback(Callback):
         logits_layer: which gives class scores, for LEEP and NCE.
         labels: the labels `[B, H, W]` of a batch; its second item by default.
         dataloader_idx: which of the validation data sets is the target.
-        name: what the names of logged scores begin with.
+        name: what the names of logged scores begin with; of several callbacks each needs its own.
+
+    Raises:
+        ValueError: when training starts, two callbacks of one name.
 
     Example:
         >>> from torch_trf.integrations.lightning import TransferabilityCallback
@@ -48,6 +52,12 @@ class TransferabilityCallback(Callback):
         self.dataloader_idx = dataloader_idx
         self.name = name
         self._features: FeatureTap | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Checks the names."""
+        for other in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(other, TransferabilityCallback) and other is not self and other.name == self.name:
+                raise ValueError(f"two callbacks would log scores as {self.name}/...: give each a name")
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Hooks the layers."""

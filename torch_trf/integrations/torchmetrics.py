@@ -29,6 +29,7 @@ class LiveMetric(Metric):
     among them.
 
     Args:
+        num_classes: K, number of target classes.
         features_are_logits: whether the features are the source model's class scores, too.
         grid: on which grid features and labels meet, as for `pixels.on_one_grid`.
         **options: of `torchmetrics.Metric`.
@@ -38,8 +39,9 @@ class LiveMetric(Metric):
     higher_is_better = True
     is_differentiable = False
 
-    def __init__(self, *, features_are_logits: bool, grid: GridName, **options: Any) -> None:
+    def __init__(self, *, num_classes: int, features_are_logits: bool, grid: GridName, **options: Any) -> None:
         super().__init__(**options)
+        self.num_classes = num_classes
         self.features_are_logits = features_are_logits
         self.grid = grid
         self._running: dict[str, Running] = {}
@@ -61,9 +63,11 @@ class LiveMetric(Metric):
             logits: class scores of the source model, on a grid of their own or the same, for LEEP and NCE.
 
         Raises:
-            ValueError: as `pixels.on_one_grid` and `Scorer`. On a GPU it is `compute` that tells labels outside the
-                classes and features that are NaN or infinite.
+            ValueError: as `pixels.on_one_grid` and `Scorer`, or logits beside features that are class scores. On a GPU
+                it is `compute` that tells labels outside the classes and features that are NaN or infinite.
         """
+        if self.features_are_logits and logits is not None:
+            raise ValueError("features_are_logits=True: the features are the class scores, and others were given")
         with torch.autocast(features.device.type, enabled=False):
             pixels = on_one_grid(
                 features,
@@ -159,7 +163,7 @@ class LiveMetric(Metric):
         try:
             with super().sync_context(*syncing, **named):
                 yield
-        except Exception:
+        except BaseException:
             if self._is_synced:
                 self.unsync()
             raise
@@ -179,8 +183,9 @@ class LiveMetric(Metric):
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if self._is_persistent:
-            for name, number in self._numbers.items():
-                destination[f"{prefix}{name}"] = torch.tensor(number)
+            for name in NUMBERS:
+                destination[f"{prefix}{name}"] = torch.tensor(self._numbers.get(name, 0))
+            destination[f"{prefix}num_classes"] = torch.tensor(self.num_classes)
             for name, running in self._running.items():
                 fields = running.total.state()
                 destination.update({f"{prefix}{name}.{field}": tensor for field, tensor in fields.items()})
@@ -188,11 +193,15 @@ class LiveMetric(Metric):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, metadata: Any, strict: bool, missing: list[str], *told: Any
     ) -> None:
-        if f"{prefix}pixels" in state_dict:
+        numbers = {name: int(state_dict.pop(f"{prefix}{name}", -1)) for name in (*NUMBERS, "num_classes")}
+        if any(number >= 0 for number in numbers.values()):
             self.reset()  # what was computed, too
-            self._update_count = 1
-            for name in NUMBERS:
-                self._numbers[name] = int(state_dict.pop(f"{prefix}{name}"))
+            missing.extend(f"{prefix}{name}" for name, number in numbers.items() if number < 0)
+            classes = numbers.pop("num_classes")
+            if classes not in (-1, self.num_classes):
+                raise ValueError(f"statistics of {classes} classes, not of num_classes={self.num_classes}")
+        if numbers["pixels"] > 0:
+            self._numbers, self._update_count = numbers, 1
             for name in sorted(self._names()):
                 start = f"{prefix}{name}."
                 keys = [key for key in state_dict if key.startswith(start)]
@@ -230,13 +239,14 @@ class TransferabilityScore(LiveMetric):
 
     Every metric is exact in one pass but LEEP, whose second look is at a uniform sample of `stream_pixels` pixels (all
     of them, where there are no more). Merged over ranks by `torch.distributed`, with nothing gathered but samples.
+    Samples tell pixels apart by rank and place, so do not merge metrics of one process that sample (`merge_state`).
 
     Args:
         metrics: which metrics, by name.
         num_classes: K, number of target classes.
         num_features: D, number of channels of the features; that of the first batch by default.
         source: for OTCE and JC-OTCE, the source data set seen through the same model: batches as for `Scorer`, which
-            are read anew at every `compute`, or a `PixelSample`.
+            are read anew at every `compute` and `forward`, or a `PixelSample`.
         features_are_logits: whether the features are the source model's class scores, so that LEEP and NCE read them.
         grid: where features and labels meet: "features" or "labels", as for `pixels.on_one_grid`.
         **options: any other of `Scorer` (device and all_ranks aside), and of `torchmetrics.Metric`.
@@ -265,7 +275,7 @@ class TransferabilityScore(LiveMetric):
         **options: Any,
     ) -> None:
         own = _taken(options, Scorer, but={"device", "all_ranks"})
-        super().__init__(features_are_logits=features_are_logits, grid=grid, **options)
+        super().__init__(num_classes=num_classes, features_are_logits=features_are_logits, grid=grid, **options)
         self.scorer = Scorer(metrics=tuple(metrics), num_classes=num_classes, **own)
         self.num_features = num_features
         self.source = source
@@ -293,7 +303,7 @@ class TransferabilityScore(LiveMetric):
         known = self._known()
         device = next(iter(known.values())).device
         with torch.autocast(device.type, enabled=False):
-            if self.source is not None:
+            if self.source is not None and self.scorer.coupled:
                 known["source_sample"] = self.scorer.source_sample(self.source)
             scores = self.scorer.scores(known)
         return {name: torch.tensor(score.score, dtype=torch.float64, device=device) for name, score in scores.items()}
@@ -337,7 +347,7 @@ class TransferabilityMap(LiveMetric):
         **options: Any,
     ) -> None:
         own = _taken(options, Mapper, but={"device", "pool"})
-        super().__init__(features_are_logits=features_are_logits, grid=grid, **options)
+        super().__init__(num_classes=num_classes, features_are_logits=features_are_logits, grid=grid, **options)
         self.mapper = Mapper(metric=metric, patch_size=patch_size, num_classes=num_classes, **own)
         if len(METRICS[metric].statistics) > 1:
             raise ValueError(f"{metric} looks at pixels twice or at two data sets: map it by torch_trf.Mapper")

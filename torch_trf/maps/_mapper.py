@@ -162,14 +162,14 @@ class Mapper(SolverOptions):
         every_row = grid.rows(0, grid.shape[0])
         return self._look(self.statistic_name, Reader([pixels]), every_row, grid, tqdm(disable=True), cell=grid.cell)
 
-    def of_cells(self, cells: Statistic, grid: Grid) -> ScoreMap:
+    def of_cells(self, cells: Any, grid: Grid) -> ScoreMap:
         """The map of a metric that looks at a pixel once, from what is known of every cell.
 
         Raises:
             ValueError: bad pixels.
         """
+        cells.faults.check(self.num_classes, self.ignore_index)
         known: Any = cells.windows(grid.window, grid.step)
-        known.faults.check(self.num_classes, self.ignore_index)
         return self._score_map(METRICS[self.metric].function(known, self), known.count, None, grid)
 
     def _score_map(self, values: Tensor, count: Tensor, coupling: JointLabelMass | None, grid: Grid) -> ScoreMap:

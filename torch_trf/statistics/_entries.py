@@ -1,7 +1,7 @@
 """Values of tensors that share leading dimensions."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -46,7 +46,7 @@ class Entries:
         return self._map(lambda tensor: tensor.to(device))
 
     def _items(self) -> list[tuple[str, Any]]:
-        return [(field.name, getattr(self, field.name)) for field in fields(self)]
+        return [(name, getattr(self, name)) for name in self.__dataclass_fields__]
 
     def _map(self: E, function: Callable[[Tensor], Tensor]) -> E:
         def mapped(value: Any) -> Any:

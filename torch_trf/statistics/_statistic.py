@@ -40,12 +40,15 @@ class Statistic(Entries, ABC):
         """Raises where another statistic, of further pixels, cannot be merged with this one.
 
         Raises:
-            ValueError: other channels, other leading dimensions, or another device.
+            ValueError: other channels, other leading dimensions, other options, or another device.
         """
         if self.channels != other.channels:
             raise ValueError(f"features or logits of {other.channels} channels, those before had {self.channels}")
         if self.batch_shape != other.batch_shape:
             raise ValueError(f"entries {list(other.batch_shape)}, those before were {list(self.batch_shape)}")
+        for name, value in self._items():
+            if isinstance(value, int) and value != getattr(other, name):
+                raise ValueError(f"{name} {getattr(other, name)}, those before had {value}")
         if self.device != other.device:
             raise ValueError(
                 f"pixels are on {other.device}, those before were on {self.device}: put them on one device"
@@ -147,7 +150,10 @@ class Statistic(Entries, ABC):
     @property
     def numel(self) -> int:
         """How many numbers it holds."""
-        return sum(tensor.numel() for tensor in self.state().values())
+        return sum(
+            value.numel if isinstance(value, Statistic) else value.numel() if isinstance(value, Tensor) else 1
+            for _, value in self._items()
+        )
 
     def state(self) -> dict[str, Tensor]:
         """Plain tensors by name, for `torch.save`; `from_state` takes them back."""
