@@ -27,7 +27,7 @@ help:
 demo: $(INSTALLED)
 	$(BIN)/torch-trf demo
 
-test: $(INSTALLED) .venv/cuda-compiled
+test: $(INSTALLED) .venv/cuda-compiled .venv/browser
 ifeq ($(TORCH_TRF_NO_EXT),1)
 	$(BIN)/python -m pytest
 else
@@ -56,6 +56,13 @@ clean:
 
 $(INSTALLED): .venv/torch pyproject.toml setup.py $(KERNELS)
 	$(BIN)/pip install --no-build-isolation --editable ".[dev]"
+	touch $@
+
+# Tests look at reports in a browser; they are skipped where there is none and none can be installed.
+.venv/browser: .venv/torch
+	for name in chromium chromium-browser google-chrome; do type $$name 2>/dev/null && exec touch $@; done; \
+	{ apt-get update && apt-get install --yes --no-install-recommends chromium; } \
+	  || echo "there is no browser, and apt-get cannot install chromium: reports are not looked at"
 	touch $@
 
 # The installation above compiles csrc/cuda where PyTorch has CUDA too; elsewhere any compiler there is looks at it.

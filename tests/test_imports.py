@@ -17,21 +17,26 @@ LAYERS = {
     "statistics": 2,
     "transport": 3,
     "metrics": 4,
+    "digest": 5,
     "files": 5,
-    "features": 5,
+    "versions": 5,
+    "class_path": 5,
+    "features": 6,
     "table": 5,
     "functional": 5,
-    "score": 6,
-    "maps": 7,
-    "demo": 7,
-    "plots": 8,
-    "integrations": 8,
-    "cli": 9,
-    "__init__": 10,
-    "__main__": 10,
+    "datasets": 7,
+    "score": 7,
+    "maps": 8,
+    "demo": 8,
+    "plots": 9,
+    "integrations": 9,
+    "ranking": 10,
+    "cli": 11,
+    "__init__": 12,
+    "__main__": 12,
 }
 MODULES = sorted(ROOT.rglob("*.py"))
-HEAVY = ["geomloss", "jsonargparse", "lightning", "matplotlib", "ot", "pykeops", "torchmetrics"]
+HEAVY = ["geomloss", "jsonargparse", "lightning", "matplotlib", "ot", "pykeops", "torchmetrics", "torchvision"]
 
 
 def top_level(path):

@@ -170,13 +170,13 @@ def on_one_grid(
     given = [features] if logits is None or logits is features else [features, logits]
     images = [tensor.detach() for tensor in given]
     if labels.dim() == 3:
-        images = [fold_tokens(tensor, _size(labels)) if tensor.dim() == 3 else tensor for tensor in images]
+        images = [fold_tokens(tensor, size_of(labels)) if tensor.dim() == 3 else tensor for tensor in images]
         for name, tensor in zip(("features", "logits"), images, strict=False):
             if tensor.dim() != 4 or len(tensor) != len(labels) or not tensor.numel() or not tensor.is_floating_point():
                 as_images(tensor, labels)  # which says what is wrong
-            _check_stride(name, _size(tensor), _size(labels))
-        size = _size(images[0]) if grid == "features" else _size(labels)
-        images, labels = [_bilinear(tensor, size) for tensor in images], _nearest(labels, size)
+            _check_stride(name, size_of(tensor), size_of(labels))
+        size = size_of(images[0]) if grid == "features" else size_of(labels)
+        images, labels = [bilinear(tensor, size) for tensor in images], nearest(labels, size)
     aligned = [as_images(tensor, labels) for tensor in images]
     scores = None if logits is None else aligned[-1][0]
     return Pixels(*aligned[0], scores, stream=stream, offset=offset)
@@ -217,7 +217,8 @@ def fold_tokens(tokens: Float[Tensor, "B N D"], image_size: Size) -> Float[Tenso
     return tokens[:, count - rows * columns :].mT.unflatten(-1, (rows, columns))
 
 
-def _size(images: Tensor) -> Size:
+def size_of(images: Tensor) -> Size:
+    """Height and width."""
     return images.shape[-2], images.shape[-1]
 
 
@@ -233,13 +234,15 @@ def _check_stride(name: str, size: Size, labels_size: Size) -> None:
         raise ValueError(f"{grids} cannot be brought onto one grid: neither is the other at an integer stride")
 
 
-def _bilinear(images: Float[Tensor, "B D H W"], size: Size) -> Float[Tensor, "B D H2 W2"]:
-    if _size(images) == size:
+def bilinear(images: Float[Tensor, "B D H W"], size: Size) -> Float[Tensor, "B D H2 W2"]:
+    """Images read bilinearly on another grid over the same picture."""
+    if size_of(images) == size:
         return images
     return torch.nn.functional.interpolate(images, size, mode="bilinear", align_corners=False)
 
 
-def _nearest(labels: Integer[Tensor, "B H W"], size: Size) -> Integer[Tensor, "B H2 W2"]:
+def nearest(labels: Integer[Tensor, "B H W"], size: Size) -> Integer[Tensor, "B H2 W2"]:
+    """Labels at the pixel nearest to the centre of each place of another grid."""
     for dim, new in zip((1, 2), size, strict=True):
         old = labels.shape[dim]
         if new != old:

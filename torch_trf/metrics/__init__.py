@@ -2,9 +2,9 @@
 
 from ._hscore import hscore
 from ._leep import leep
-from ._logme import logme
+from ._logme import logme, logme_by_class
 from ._nce import nce
 from ._otce import otce
 from ._regularized_hscore import regularized_hscore
 
-__all__ = ["hscore", "leep", "logme", "nce", "otce", "regularized_hscore"]
+__all__ = ["hscore", "leep", "logme", "logme_by_class", "nce", "otce", "regularized_hscore"]

@@ -3,7 +3,7 @@
 from typing import Literal
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from .._ops import eigenbasis, logme_evidence
@@ -50,16 +50,43 @@ def logme(moments: Moments, *, absent_classes: Literal["skip", "include"] = "ski
     """
     if absent_classes not in ("skip", "include"):
         raise ValueError(f"absent_classes must be 'skip' or 'include', not {absent_classes!r}")
+    present = moments.class_count > 0
+    # Up to the largest class that is present, or just those that are.
+    included = present if absent_classes == "skip" else present.flip(-1).cumsum(-1).flip(-1) > 0
+    score = _evidence(moments, included).sum(-1) / included.sum(-1)
+    return score.where(moments.count > 0, torch.nan)
+
+
+def logme_by_class(moments: Moments) -> Float64[Tensor, "*batch K"]:
+    """The evidence for each class against all others, in nats a pixel, of which LogME is the mean.
+
+    Args:
+        moments: of the target pixels.
+
+    Returns:
+        For each leading index one number a class, unbounded; higher is better. NaN for a class without a pixel.
+
+    Example:
+        >>> features = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
+        >>> moments = Moments.from_pixels(features, torch.tensor([0, 0, 1, 1]), num_classes=3)
+        >>> [round(evidence, 3) for evidence in logme_by_class(moments).tolist()]
+        [-0.144, -0.144, nan]
+
+    Source: as `logme`.
+    """
+    present = moments.class_count > 0
+    return _evidence(moments, present).where(present, torch.nan)
+
+
+def _evidence(moments: Moments, included: Bool[Tensor, "*batch K"]) -> Float64[Tensor, "*batch K"]:
+    """The evidence over N of every class that is included; 0 of others."""
     eigenvalues, coordinates = eigenbasis(moments.gram, moments.class_sum)
     # Directions without features hold rounding alone.
     floor = eigenvalues[..., -1:] * eigenvalues.shape[-1] * torch.finfo(torch.float64).eps
     sigma = eigenvalues.where(eigenvalues > floor, 0)
     projected = torch.where(sigma.unsqueeze(-2) > 0, coordinates.square() / sigma.unsqueeze(-2), 0)  # (uᵀy)²
     outside = (moments.class_count - projected.sum(-1)).clamp(min=0)  # the part of y that no direction of F reaches
-    present = moments.class_count > 0
-    # Up to the largest class that is present, or just those that are.
-    included = present if absent_classes == "skip" else present.flip(-1).cumsum(-1).flip(-1) > 0
-    evidence = logme_evidence(
+    return logme_evidence(
         sigma,
         projected,
         outside,
@@ -69,5 +96,3 @@ def logme(moments: Moments, *, absent_classes: Literal["skip", "include"] = "ski
         tolerance=TOLERANCE,
         max_iterations=MAX_ITERATIONS,
     )
-    score = evidence.sum(-1) / included.sum(-1)
-    return score.where(moments.count > 0, torch.nan)

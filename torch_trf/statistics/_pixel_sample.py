@@ -130,6 +130,11 @@ class PixelSample(Statistic):
         is_drawn = self.labels != NOT_DRAWN
         return self.features[is_drawn], self.labels[is_drawn]
 
+    def with_features(self, features: Float[Tensor, "*batch places D"]) -> "PixelSample":
+        """The same pixels with other features, as another model gives them."""
+        non_finite = (~features.isfinite().all(-1) & (self.labels != NOT_DRAWN)).sum(-1)
+        return replace(self, features=features, faults=replace(self.faults, non_finite=non_finite))
+
     def join_groups(self) -> "PixelSample":
         """Samples `[R, ...]` as R samples `[R]` that hold the pixels of all groups, one group after the other."""
         groups = self.batch_shape[1:]

@@ -1,18 +1,11 @@
-"""The command line: `torch-trf score`, `torch-trf map` and `torch-trf demo`."""
+"""Commands over folders of extracted features: score, map and demo."""
 
-import argparse
-import json
-import os
-import platform
 import shlex
-import sys
 import tempfile
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -20,79 +13,19 @@ import torch
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 from torch import distributed
 
-from . import __version__
-from .demo import CLASSES, IGNORE_INDEX, make_feature_folder
-from .features import FeatureFolder, natural_files
-from .files import whole_file
-from .maps import LOG_LIKELIHOODS, Mapper
-from .score import Score, Scorer
-from .statistics._collectives import gathered_objects, rank
-from .table import METRICS, FeatureMetricName, MetricName
+from ..demo import CLASSES, IGNORE_INDEX, make_feature_folder
+from ..features import FeatureFolder, natural_files
+from ..maps import LOG_LIKELIHOODS, Mapper
+from ..score import Score, Scorer
+from ..statistics._collectives import gathered_objects, rank
+from ..table import METRICS, FeatureMetricName, MetricName
+from ..versions import versions
+from ._shared import aligned, check_output, chosen_device, write_json
 
 DEFAULT_METRICS = ["leep", "logme", "hscore", "nce"]
-WRONG_INPUT = 2
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns 0, or 2 after one line on stderr that says what is wrong with the input.
-
-    Example:
-        >>> main(["score", "--target", "no/such/folder"])
-        2
-    """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = lambda message, *_, **__: _tell(f"note: {message}") if rank() == 0 else None
-        try:
-            options = _parser().parse_args(arguments)
-            chosen = options[options.subcommand]
-            with _ranks(options.subcommand, chosen):
-                {"score": _score, "map": _map, "demo": _demo}[options.subcommand](chosen)
-        except (argparse.ArgumentError, ValueError, OSError, RuntimeError) as error:
-            if "--debug" in arguments:
-                raise
-            _tell(f"error: {' '.join(str(error).split())}")
-            return WRONG_INPUT
-    return 0
-
-
-def _tell(message: str) -> None:
-    """A line on stderr, which names the process where there are several."""
-    which = f" (rank {rank()})" if distributed.is_initialized() else ""
-    print(f"torch-trf{which}: {message}", file=sys.stderr)
-
-
-@contextmanager
-def _ranks(subcommand: str, options: Namespace) -> Iterator[None]:
-    """Joins the processes that torchrun has started, where it has."""
-    if not distributed.is_torchelastic_launched():
-        yield
-        return
-    if subcommand != "score":
-        raise ValueError(f"torch-trf {subcommand} runs in a single process: start it without torchrun")
-    distributed.init_process_group("nccl" if _device(options.device).type == "cuda" else "gloo")
-    yield
-    distributed.destroy_process_group()
-
-
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog="torch-trf",
-        description="Predicts how well a pretrained segmentation model transfers to new data, without fine-tuning it.",
-        version=__version__,
-        exit_on_error=False,
-    )
-    commands = parser.add_subcommands(required=True)
-    commands.add_subcommand("score", _score_parser(), help="score a folder of extracted features by several metrics")
-    commands.add_subcommand(
-        "map", _map_parser(), help="map a metric over a folder of extracted features, patch by patch"
-    )
-    commands.add_subcommand("demo", _demo_parser(), help="make a small feature folder and score it by every metric")
-    return parser
-
-
-def _score_parser() -> ArgumentParser:
+def score_parser() -> ArgumentParser:
     parser = _folder_parser(
         "Scores a source model on a target data set, from the model's features on target pixels and the pixels' labels"
     )
@@ -121,7 +54,7 @@ def _score_parser() -> ArgumentParser:
     return parser
 
 
-def _map_parser() -> ArgumentParser:
+def map_parser() -> ArgumentParser:
     parser = _folder_parser(
         "Maps a metric over the images of a target data set, patch by patch, and draws it: from the model's features on"
         " target pixels and the pixels' labels, in images of one size"
@@ -141,6 +74,17 @@ def _map_parser() -> ArgumentParser:
     parser.add_argument(
         "--output", type=str, required=True, metavar="STEM", help="write STEM.npy (float32) and STEM.png (a figure)"
     )
+    return parser
+
+
+def demo_parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        description="Makes a small, seeded source and target data set in the published layout and scores them.",
+        exit_on_error=False,
+    )
+    parser.add_argument("--output", type=str | None, metavar="DIR", help="keep the folders and scores.json here")
+    parser.add_argument("--seed", type=int, default=0, help="of the data and of the sampling")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 
@@ -168,21 +112,10 @@ def _folder_parser(description: str) -> ArgumentParser:
     return parser
 
 
-def _demo_parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        description="Makes a small, seeded source and target data set in the published layout and scores them.",
-        exit_on_error=False,
-    )
-    parser.add_argument("--output", type=str | None, metavar="DIR", help="keep the folders and scores.json here")
-    parser.add_argument("--seed", type=int, default=0, help="of the data and of the sampling")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return parser
-
-
-def _score(options: Namespace) -> None:
+def score(options: Namespace) -> None:
     output = None if options.output is None else Path(options.output)
     if output is not None:
-        _check_output(output)
+        check_output(output)
     target = _folder(options, options.target, options.metrics)
     num_classes = _num_classes(target, options.num_classes, options.ignore_index, "--num_classes")
     source, num_source_classes = _source(options, options.metrics, options.seed)
@@ -190,7 +123,7 @@ def _score(options: Namespace) -> None:
     settings |= {
         "num_classes": num_classes,
         "num_source_classes": num_source_classes,
-        "device": str(_device(options.device)),
+        "device": str(chosen_device(options.device)),
     }
     scorer_options = {key: value for key, value in settings.items() if key in Scorer.__dataclass_fields__}
     for name in ("metrics", "softmax"):
@@ -209,7 +142,7 @@ def _score(options: Namespace) -> None:
         if score.coupling is not None:
             print(_trust(name, score.coupling))
     if output is not None:
-        _write_json(
+        write_json(
             output,
             {
                 "scores": {name: asdict(score) | {"std": score.std} for name, score in scores.items()},
@@ -217,22 +150,18 @@ def _score(options: Namespace) -> None:
                 "source": None if source is None else str(source.path),
                 "num_classes": num_classes,
                 "settings": settings,
-                "versions": {
-                    "torch_trf": __version__,
-                    "python": platform.python_version(),
-                    **{package: version(package) for package in ("torch", "numpy", "POT", "geomloss", "pykeops")},
-                },
+                "versions": versions(),
             },
         )
         print(f"written to {output}")
 
 
-def _map(options: Namespace) -> None:
-    from .plots import check_pictures, draw_map, save_figure  # matplotlib is slow to import
+def map_(options: Namespace) -> None:
+    from ..plots import check_pictures, draw_map, save_figure  # matplotlib is slow to import
 
     array, picture = (Path(f"{options.output}{suffix}") for suffix in (".npy", ".png"))
     for output in (array, picture):
-        _check_output(output)
+        check_output(output)
     target = _folder(options, options.target, [options.metric])
     pictures = [] if options.images is None else natural_files(Path(options.images))
     if pictures and len(pictures) != len(target):
@@ -243,7 +172,7 @@ def _map(options: Namespace) -> None:
     given = {key: value for key, value in vars(options).items() if key in Mapper.__dataclass_fields__}
     source, num_source_classes = _source(options, [options.metric])
     given |= {"num_classes": num_classes, "num_source_classes": num_source_classes}
-    given |= {"device": _device(options.device), "progress": True}
+    given |= {"device": chosen_device(options.device), "progress": True}
     if options.scale == "exp" and options.metric not in LOG_LIKELIHOODS:
         raise ValueError(f"--scale exp is for {' and '.join(LOG_LIKELIHOODS)}, not for {options.metric}")
     made = Mapper(**given)(target, source)
@@ -266,6 +195,24 @@ def _map(options: Namespace) -> None:
         if made.coupling is not None:
             print(_trust(made.metric, made.coupling.diagnostics()))
     print(f"written to {array} and {picture}")
+
+
+def demo(options: Namespace) -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(options.output or temporary)
+        for name, shift, seed in (("source", 0.0, options.seed), ("target", 0.5, options.seed + 1)):
+            make_feature_folder(folder / name, shift=shift, seed=seed)
+        command = ["score", "--source", str(folder / "source"), "--target", str(folder / "target")]
+        command += ["--metrics", *get_args(MetricName), "--num_pixels", "2000", "--num_repeats", "5"]
+        command += ["--num_classes", str(len(CLASSES)), "--num_source_classes", str(len(CLASSES))]
+        command += ["--ignore_index", str(IGNORE_INDEX), "--seed", str(options.seed)]
+        if options.output is not None:
+            command += ["--output", str(folder / "scores.json")]
+        print("A made-up source domain and a target domain at some distance, seen through the source model.")
+        print(f"$ torch-trf {shlex.join(command)}", flush=True)
+        score(score_parser().parse_args(command[1:]))
+    if options.output is None:
+        print("The folders were temporary; --output DIR keeps them.")
 
 
 def _folder(options: Namespace, path: str, metrics: Sequence[str], **more: Any) -> FeatureFolder:
@@ -291,47 +238,6 @@ def _source(options: Namespace, metrics: Sequence[str], seed: int = 0) -> tuple[
     return source, _num_classes(source, options.num_source_classes, options.ignore_index, "--num_source_classes")
 
 
-def _trust(name: str, diagnostics: dict[str, Any]) -> str:
-    """In a line, how well source and target were coupled: the mean cost, and the worst of all couplings."""
-    values = {key: torch.tensor(value, dtype=torch.float64) for key, value in diagnostics.items() if key != "solver"}
-    numbers = {key: value[~values["cost"].isnan()] for key, value in values.items()}
-    how = "exactly"
-    if diagnostics["solver"] != "exact":
-        epsilon, iterations = numbers["epsilon"].mean().item(), int(numbers["iterations"].max())
-        how = f"by {diagnostics['solver']} (epsilon {epsilon:.3g}, up to {iterations:,} iterations)"
-    cost, gap, error = numbers["cost"].mean(), numbers["duality_gap"].max(), numbers["marginal_error"].max()
-    failed = "" if numbers["converged"].all() else "; NOT CONVERGED"
-    trust = f"marginals within {error:.1e}, cost {cost:.6g}, at most {gap:.3g} above the least{failed}"
-    return f"{name} coupled {how}: {trust}"
-
-
-def _check_output(path: Path) -> None:
-    if path.is_dir() or not path.parent.is_dir():
-        raise ValueError(f"--output {path} cannot be written: it must be a file in a folder that exists")
-
-
-def _times(size: tuple[int, int]) -> str:
-    return f"{size[0]} x {size[1]}"
-
-
-def _demo(options: Namespace) -> None:
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(options.output or temporary)
-        for name, shift, seed in (("source", 0.0, options.seed), ("target", 0.5, options.seed + 1)):
-            make_feature_folder(folder / name, shift=shift, seed=seed)
-        command = ["score", "--source", str(folder / "source"), "--target", str(folder / "target")]
-        command += ["--metrics", *get_args(MetricName), "--num_pixels", "2000", "--num_repeats", "5"]
-        command += ["--num_classes", str(len(CLASSES)), "--num_source_classes", str(len(CLASSES))]
-        command += ["--ignore_index", str(IGNORE_INDEX), "--seed", str(options.seed)]
-        if options.output is not None:
-            command += ["--output", str(folder / "scores.json")]
-        print("A made-up source domain and a target domain at some distance, seen through the source model.")
-        print(f"$ torch-trf {shlex.join(command)}", flush=True)
-        _score(_score_parser().parse_args(command[1:]))
-    if options.output is None:
-        print("The folders were temporary; --output DIR keeps them.")
-
-
 def _num_classes(folder: FeatureFolder, given: int | None, ignore_index: int, option: str) -> int:
     """The number of classes: as given, or the largest label plus one."""
     if given is not None:
@@ -350,21 +256,27 @@ def _num_classes(folder: FeatureFolder, given: int | None, ignore_index: int, op
     return max(labels[-1] + 1, 1)
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"--device {name}: this PyTorch sees no GPU")
-    if device.type == "cuda" and device.index is None and distributed.is_torchelastic_launched():
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))  # a GPU each
-        torch.cuda.set_device(device)
-    return device
-
-
 def _mine(folder: FeatureFolder) -> FeatureFolder:
     """The images that this process reads."""
     return folder.part(rank(), distributed.get_world_size()) if distributed.is_initialized() else folder
+
+
+def _trust(name: str, diagnostics: dict[str, Any]) -> str:
+    """In a line, how well source and target were coupled: the mean cost, and the worst of all couplings."""
+    values = {key: torch.tensor(value, dtype=torch.float64) for key, value in diagnostics.items() if key != "solver"}
+    numbers = {key: value[~values["cost"].isnan()] for key, value in values.items()}
+    how = "exactly"
+    if diagnostics["solver"] != "exact":
+        epsilon, iterations = numbers["epsilon"].mean().item(), int(numbers["iterations"].max())
+        how = f"by {diagnostics['solver']} (epsilon {epsilon:.3g}, up to {iterations:,} iterations)"
+    cost, gap, error = numbers["cost"].mean(), numbers["duality_gap"].max(), numbers["marginal_error"].max()
+    failed = "" if numbers["converged"].all() else "; NOT CONVERGED"
+    trust = f"marginals within {error:.1e}, cost {cost:.6g}, at most {gap:.3g} above the least{failed}"
+    return f"{name} coupled {how}: {trust}"
+
+
+def _times(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"
 
 
 def _table(scores: dict[str, Score]) -> str:
@@ -383,17 +295,4 @@ def _table(scores: dict[str, Score]) -> str:
                 f"{score.seconds:.2f}",
             )
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    left = {0, 3}  # columns of words
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column in left else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+    return aligned(rows, left={0, 3})

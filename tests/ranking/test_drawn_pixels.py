@@ -1,0 +1,196 @@
+"""Pixels that all models are read at: which they are, and that features of any stride are read there bilinearly."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from torch_trf import Scorer
+from torch_trf.datasets import LabelledImage
+from torch_trf.pixels import Pixels, on_one_grid
+from torch_trf.ranking._drawn_pixels import DrawnPixels
+
+from .helpers import K, Scenes
+
+SAMPLINGS = [
+    {"num_pixels": 40},
+    {"num_pixels": 40, "sampling": "per_class", "num_repeats": 3},
+    {"num_pixels": 20, "sampling": "boundary", "boundary_radius": 1, "num_repeats": 2},
+    {"num_pixels": 10_000, "sampling": "per_class"},  # more than there are
+]
+every_sampling = pytest.mark.parametrize("options", SAMPLINGS, ids=["uniform", "per_class", "boundary", "all"])
+
+
+def make_scorer(**options):
+    return Scorer(**{"metrics": ("logme",), "num_classes": K, "num_pixels": 40, "seed": 3} | options)
+
+
+def scenes(**options):
+    return [LabelledImage(index, *pair) for index, pair in enumerate(Scenes(**options).pairs)]
+
+
+def filled(drawn, feature_maps):
+    """The drawn pixels with features read from a map of each image."""
+    parts = drawn.of_images()
+    rows = torch.zeros(drawn.sample.labels.numel(), feature_maps[0].shape[0], dtype=torch.float64)
+    for index, pixels in parts.items():
+        rows[pixels] = drawn.read(feature_maps[index], pixels).double()
+    return drawn.filled(rows)
+
+
+def assert_same_pixels(sample, other):
+    for name in ("key", "labels", "population"):
+        assert torch.equal(getattr(sample, name), getattr(other, name))
+
+
+@every_sampling
+def test_draws_as_a_scorer_does(options):
+    images, scorer = scenes(), make_scorer(**options)
+    drawn = DrawnPixels.from_labels(images, scorer)
+    statistics = [
+        scorer.statistics(Pixels(each.image[None], each.labels[None], stream=each.index))["feature_sample"]
+        for each in images
+    ]
+    expected = sum(statistics[1:], statistics[0])
+    assert_same_pixels(drawn.sample, expected)
+    found = filled(drawn, [each.image for each in images])
+    torch.testing.assert_close(found.features, expected.features, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("height", [1, 2, 3, 4, 6, 12])
+def test_reads_what_one_grid_has_there(height, dtype):
+    """Features of every stride, with sizes rounded down and up, on the grid of the labels."""
+    image = scenes(count=1, sizes=((12, 20),))[0]
+    drawn = DrawnPixels.from_labels([image], make_scorer(sampling="per_class", num_repeats=2))
+    stride = 12 // height
+    for width in {20 // stride, -(-20 // stride)}:
+        features = torch.randn(4, height, width, generator=torch.Generator().manual_seed(0)).to(dtype)
+        exact = features.to(max(dtype, torch.float32, key=lambda each: each.itemsize))
+        on_grid = on_one_grid(exact[None], image.labels[None], grid="labels")
+        expected = make_scorer(sampling="per_class", num_repeats=2).statistics(on_grid)["feature_sample"]
+        found = drawn.filled(drawn.read(features, torch.arange(drawn.sample.labels.numel())))
+        is_drawn = drawn.sample.labels >= 0
+        assert_same_pixels(found, expected)
+        assert found.features.dtype == exact.dtype
+        tolerance = 1e-12 if dtype == torch.float64 else 1e-5
+        torch.testing.assert_close(
+            found.features[is_drawn], expected.features[is_drawn], rtol=tolerance, atol=tolerance
+        )
+
+
+@given(
+    size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    of_features=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    seed=st.integers(0, 99),
+)
+def test_reads_as_interpolation_does(size, of_features, seed):
+    labels = torch.zeros(size, dtype=torch.int64)
+    image = LabelledImage(7, torch.zeros(3, *size), labels)
+    drawn = DrawnPixels.from_labels([image], make_scorer(num_pixels=81, seed=seed))
+    features = torch.randn(2, *of_features, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    everywhere = torch.nn.functional.interpolate(features[None], size, mode="bilinear", align_corners=False)
+    expected = make_scorer(num_pixels=81, seed=seed).statistics(Pixels(everywhere, labels[None], stream=7))
+    [(index, pixels)] = drawn.of_images().items()
+    assert (index, len(pixels)) == (7, labels.numel())
+    torch.testing.assert_close(drawn.read(features, pixels), expected["feature_sample"].features[0][pixels])
+
+
+@every_sampling
+def test_does_not_depend_on_the_order_of_images(options):
+    images = scenes()
+    drawn, other = (DrawnPixels.from_labels(some, make_scorer(**options)) for some in (images, images[::-1]))
+    assert_same_pixels(drawn.sample, other.sample)
+    assert (drawn.fingerprint, drawn.shown) == (other.fingerprint, other.shown)
+
+
+@every_sampling
+def test_every_pixel_lies_in_one_image(options):
+    images = scenes()
+    drawn = DrawnPixels.from_labels(images, make_scorer(**options))
+    parts = drawn.of_images()
+    assert list(parts) == sorted(parts)
+    together = torch.cat(list(parts.values())).sort().values
+    assert torch.equal(together, (drawn.sample.labels.flatten() >= 0).nonzero()[:, 0])
+    for index, pixels in parts.items():
+        labels = images[index].labels
+        place = drawn.sample.features.flatten(0, -2)[pixels]
+        row, column = (place[:, 1:] * torch.tensor(labels.shape)).long().unbind(-1)
+        assert torch.equal(labels[row, column], drawn.sample.labels.flatten()[pixels])
+        assert (place[:, 0] == index).all()
+
+
+def test_images_without_drawn_pixels_are_none_of_them():
+    images = scenes(count=3)
+    for each in images[1:]:
+        each.labels.fill_(255)
+    assert list(DrawnPixels.from_labels(images, make_scorer()).of_images()) == [0]
+
+
+# BUG: nothing is said where no pixel can be drawn.
+@pytest.mark.parametrize("sampling", ["uniform", "per_class", "boundary"])
+def test_no_labelled_pixel_is_an_error(sampling):
+    images = scenes(count=2)
+    for each in images:
+        each.labels.fill_(255)
+    with pytest.raises(ValueError, match="no labelled pixel"):
+        DrawnPixels.from_labels(images, make_scorer(sampling=sampling))
+
+
+def changed_image():
+    images = scenes()
+    images[1].image[0, 0, 0] += 1e-9
+    return images
+
+
+def changed_label():
+    images = scenes()
+    images[1].labels[0, 0] = 255 - images[1].labels[0, 0]
+    images[1].labels.clamp_(max=255)
+    return images
+
+
+@pytest.mark.parametrize(
+    ("images", "options"),
+    [
+        (changed_image, {}),
+        (changed_label, {}),
+        (lambda: scenes()[:4], {}),
+        (lambda: scenes(seed=1), {}),
+        (scenes, {"seed": 4}),
+        (scenes, {"num_pixels": 41}),
+        (scenes, {"num_repeats": 2}),
+        (scenes, {"sampling": "per_class"}),
+    ],
+)
+def test_fingerprints_tell_images_and_draws_apart(images, options):
+    before = DrawnPixels.from_labels(scenes(), make_scorer()).fingerprint
+    assert DrawnPixels.from_labels(scenes(), make_scorer(metrics=("hscore",))).fingerprint == before
+    assert DrawnPixels.from_labels(images(), make_scorer(**options)).fingerprint != before
+
+
+def test_the_image_of_most_classes_is_shown():
+    images = scenes(count=5)
+    for each, classes in zip(images, (1, 2, 3, 3, 2), strict=True):
+        each.labels.copy_(torch.arange(each.labels.numel()).reshape(each.labels.shape) % classes)
+    images[1].labels[0, 0] = 255  # which is no class
+    assert DrawnPixels.from_labels(images[::-1], make_scorer()).shown == 2
+
+
+def test_features_that_are_no_numbers_are_counted():
+    images = scenes(count=2)
+    drawn = DrawnPixels.from_labels(images, make_scorer(num_pixels=10_000))
+    for value in (torch.nan, torch.inf):
+        features = [each.image.clone() for each in images]
+        features[1][0] = value
+        count = len(drawn.of_images()[1])
+        with pytest.raises(ValueError, match=f"features of {count} labelled pixels are NaN or infinite"):
+            filled(drawn, features).faults.check(K, 255)
+
+
+def test_places_without_a_pixel_hold_no_fault():
+    """Rows that no pixel fills may hold anything."""
+    drawn = DrawnPixels.from_labels(scenes(count=1), make_scorer(num_pixels=10_000, sampling="per_class"))
+    rows = torch.full((drawn.sample.labels.numel(), 2), torch.nan)
+    rows[drawn.sample.labels.flatten() >= 0] = 1.0
+    drawn.filled(rows).faults.check(K, 255)

@@ -1,0 +1,689 @@
+"""Ranking from images to files: scores are those of the pixels, and what was computed once is not computed again."""
+
+import json
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from torch_trf import Scorer
+from torch_trf.datasets import LabelledData
+from torch_trf.files import whole_file
+from torch_trf.metrics import leep, logme
+from torch_trf.pixels import Pixels, on_one_grid
+from torch_trf.ranking import Candidate, Ranker, _ranking, _store
+from torch_trf.ranking._by_class import by_class
+from torch_trf.statistics import JointMass, LogLikelihood, Moments
+
+from . import helpers
+from .helpers import K, Model, Scenes, Z, named
+
+METRICS = ("logme", "hscore", "regularized_hscore", "leep", "nce")
+OPTIONS = {"num_pixels": 60, "num_repeats": 2, "seed": 5}
+IDENTITY = [{"class_path": "torch.nn.Identity"}]
+
+
+@pytest.fixture(autouse=True)
+def passes(monkeypatch):
+    """How many images each forward pass has; and what is done before."""
+    monkeypatch.setattr(helpers, "PASSES", [])
+    monkeypatch.setattr(helpers, "BEFORE_PASSES", [])
+    return helpers.PASSES
+
+
+def candidate(name="a", **options):
+    model = options.pop("model", None) or named("Model", **options.pop("arguments", {}))
+    return Candidate(**{"name": name, "model": model, "layer": "mix", "transform": IDENTITY} | options)
+
+
+def ranker(output, data=None, **options):
+    target = LabelledData(dataset=named("Scenes", **data or {}), **{"num_classes": K} | options.pop("target", {}))
+    options = {"options": OPTIONS, "batch_size": 2, "num_workers": 0, "progress": False} | options
+    return Ranker(target=target, output=output, **options)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Images are too small to share."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def repeats(result):
+    return {name: score.repeats for name, score in result.scores.items()}
+
+
+def pixels_of(scenes, model):
+    """What a model gives of every image, read at each of its labels."""
+    for index, (image, labels) in enumerate(scenes):
+        features = model.mix(image[None])[..., :: model.stride, :: model.stride]
+        on_grid = on_one_grid(features, labels[None], model.head(features), grid="labels", stream=index)
+        yield Pixels(on_grid.features, on_grid.labels, on_grid.logits, stream=index)
+
+
+SAMPLINGS = [
+    {"sampling": "uniform"},
+    {"sampling": "per_class"},
+    {"sampling": "boundary", "boundary_radius": 2},
+    {"sampling": "per_class", "softmax": ("logme",), "absent_classes": "include", "rcond": 1e-3},
+]
+
+
+def assert_same_repeats(found, expected, rel=1e-7):
+    assert found.keys() == expected.keys()
+    for name in expected:
+        assert found[name] == pytest.approx(expected[name], rel=rel)
+
+
+@pytest.mark.parametrize("options", SAMPLINGS, ids=["uniform", "per_class", "boundary", "other options"])
+def test_scores_are_those_of_the_drawn_pixels(tmp_path, options):
+    """On images of several sizes, whose features are the images themselves."""
+    options = OPTIONS | options
+    found = ranker(tmp_path, options=options, metrics=METRICS[:3])([candidate(model=named("Image"), layer="same")])
+    batches = [Pixels(image[None], labels[None], stream=k) for k, (image, labels) in enumerate(Scenes())]
+    expected = Scorer(metrics=METRICS[:3], num_classes=K, **options)(batches)
+    assert_same_repeats(repeats(found.results[0]), {name: score.repeats for name, score in expected.items()})
+    assert [score.pixels for score in found.results[0].scores.values()] == [60] * 3
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "per_class"])
+def test_models_of_any_stride_are_read_at_the_same_pixels(tmp_path, sampling):
+    options = OPTIONS | {"sampling": sampling}
+    candidates = [candidate(f"stride-{s}", arguments={"stride": s}, layer="", logits_layer="") for s in (1, 2, 4)]
+    candidates.append(candidate("again", arguments={"stride": 1}, layer="", logits_layer=""))
+    found = ranker(tmp_path, options=options, metrics=METRICS)(candidates)
+    kept = [torch.load(tmp_path / each.name / "seen.pt", weights_only=True)["samples"] for each in candidates]
+    for name in ("key", "labels"):
+        keys = [samples[which][name] for samples in kept for which in ("feature_sample", "logit_sample")]
+        assert all(torch.equal(key, keys[0]) for key in keys)
+    for stride, result in zip((1, 2, 4), found.results, strict=False):
+        model = candidate(arguments={"stride": stride}).make()
+        batches = [
+            Pixels(pixels.logits, pixels.labels, pixels.logits, stream=pixels.stream)
+            for pixels in pixels_of(Scenes(), model)
+        ]
+        expected = Scorer(metrics=METRICS, num_classes=K, **options)(batches)
+        assert_same_repeats(repeats(result), {name: score.repeats for name, score in expected.items()})
+    ranks = found.ranks()
+    assert repeats(found.results[0]) == repeats(found.results[3])
+    assert all(rank["stride-1"] == rank["again"] for rank in ranks.values())
+    assert found.results[0].scores["logme"].score > found.results[2].scores["logme"].score  # less is seen
+
+
+def test_features_and_class_scores_may_be_of_several_layers(tmp_path):
+    [found] = ranker(tmp_path, metrics=METRICS)([candidate(arguments={"stride": 2}, logits_layer="head")]).results
+    model = candidate(arguments={"stride": 2}).make()
+    batches = []
+    for index, (image, labels) in enumerate(Scenes()):
+        features = model.mix(image[None])
+        logits = on_one_grid(model.head(features[..., ::2, ::2]), labels[None], grid="labels").features
+        batches.append(Pixels(features.detach(), labels[None], logits, stream=index))
+    expected = Scorer(metrics=METRICS, num_classes=K, sampling="per_class", **OPTIONS)(batches)
+    assert_same_repeats(repeats(found), {name: score.repeats for name, score in expected.items()})
+
+
+# BUG: `LabelledImage` says that an image has the size of its labels, which a transform may change.
+def test_a_model_may_see_images_in_another_size(tmp_path):
+    resize = {"class_path": "torchvision.transforms.v2.Resize", "init_args": {"size": [6, 10], "antialias": True}}
+    resized = candidate(model=named("Image"), layer="same", transform=[resize])
+    [found] = ranker(tmp_path, metrics=("logme", "hscore"))([resized]).results
+    batches = []
+    for index, (image, labels) in enumerate(Scenes()):
+        small = resized.make_transform()(image)[None]
+        large = nn.functional.interpolate(small, labels.shape, mode="bilinear", align_corners=False)
+        batches.append(Pixels(large, labels[None], stream=index))
+    expected = Scorer(metrics=("logme", "hscore"), num_classes=K, sampling="per_class", **OPTIONS)(batches)
+    assert_same_repeats(repeats(found), {name: score.repeats for name, score in expected.items()})
+
+
+def test_couples_with_the_source_of_each_candidate(tmp_path):
+    candidates, expected = [], {}
+    options = {"num_pixels": 45, "num_repeats": 2, "sampling": "per_class", "seed": 2}
+    for name, classes, seed in (("a", 2, 11), ("b", 3, 12)):
+        source = LabelledData(dataset=named("Scenes", seed=seed, classes=classes, count=3), num_classes=classes)
+        candidates.append(candidate(name, source=source, arguments={"stride": 2}, layer=""))
+        model = candidates[-1].make()
+        target, of_source = (
+            [Pixels(pixels.logits, pixels.labels, stream=pixels.stream) for pixels in pixels_of(scenes, model)]
+            for scenes in (Scenes(), Scenes(seed=seed, classes=classes, count=3))
+        )
+        scorer = Scorer(metrics=("otce", "jc_otce", "logme"), num_classes=K, num_source_classes=classes, **options)
+        expected[name] = {metric: score.repeats for metric, score in scorer(target, of_source).items()}
+    made = ranker(tmp_path, metrics=("otce", "jc_otce", "logme"), options=options)
+    found = made(candidates)
+    for result in found.results:
+        assert_same_repeats(repeats(result), expected[result.name], rel=1e-6)
+    assert found.results[0].scores["otce"].coupling["solver"] == "exact"
+    helpers.PASSES.clear()
+    assert [each.as_json() for each in made(candidates).results] == [each.as_json() for each in found.results]
+    assert helpers.PASSES == []
+
+
+def test_scores_by_class_are_those_of_all_repeats(tmp_path):
+    [result] = ranker(tmp_path, metrics=("logme", "leep"))([candidate(logits_layer="")]).results
+    samples = _store.Store(tmp_path / "a").seen(result.settings["model"]).samples
+    rows = {name: sample.features.flatten(0, -2) for name, sample in samples.items()}
+    labels = samples["logit_sample"].labels.flatten()
+    moments = Moments.from_pixels(rows["feature_sample"], labels, num_classes=K, ignore_index=-1)
+    assert np.mean(result.by_class["logme"]) == pytest.approx(logme(moments).item(), rel=1e-9)
+    mass = JointMass.from_pixels(rows["logit_sample"], labels, num_classes=K, ignore_index=-1)
+    seen = LogLikelihood.from_pixels(rows["logit_sample"], labels, joint_mass=mass, ignore_index=-1)
+    assert np.average(result.by_class["leep"], weights=labels.bincount()) == pytest.approx(leep(seen).item())
+    for k in range(K):
+        alone = LogLikelihood.from_pixels(
+            rows["logit_sample"][labels == k], labels[labels == k], joint_mass=mass, ignore_index=-1
+        )
+        assert result.by_class["leep"][k] == pytest.approx(leep(alone).item())
+
+
+def test_classes_without_a_pixel_have_no_score_of_their_own(tmp_path):
+    with pytest.warns(UserWarning, match="per_class sampling finds"):
+        [result] = ranker(tmp_path, {"classes": 2}, metrics=("logme", "leep"))([candidate(logits_layer="")]).results
+    for values in result.by_class.values():
+        assert [value is None for value in values] == [False, False, True]
+    assert by_class({}, K) == {}
+
+
+def test_the_map_is_of_leep_at_the_resolution_of_labels(tmp_path):
+    data = {"count": 2, "sizes": [[60, 88]]}
+    [result] = ranker(tmp_path, data, metrics=("leep",))([candidate(arguments={"stride": 2}, logits_layer="")]).results
+    assert (len(result.map), {len(row) for row in result.map}) == (20, {29})  # patches of 3 x 3 pixels
+    image, labels = Scenes(**data)[0]
+    model = candidate(arguments={"stride": 2}).make()
+    logits = model.head(model.mix(image[None])[..., ::2, ::2])
+    logits = nn.functional.interpolate(logits, (60, 88), mode="bilinear", align_corners=False).detach()
+    mass = JointMass.from_pixels(logits[..., 3:6, 6:9], labels[None, 3:6, 6:9], num_classes=K)
+    seen = LogLikelihood.from_pixels(logits[..., 3:6, 6:9], labels[None, 3:6, 6:9], joint_mass=mass)
+    assert result.map[1][2] == pytest.approx(leep(seen).item(), rel=1e-4)
+    [without] = ranker(tmp_path / "b", data)([candidate()]).results
+    assert without.map is None
+
+
+# BUG: a patch is higher than an image that is more than 30 times as wide.
+def test_the_map_of_a_long_image(tmp_path):
+    [result] = ranker(tmp_path, {"sizes": [[4, 200]]}, metrics=("leep",))([candidate(logits_layer="")]).results
+    assert result.failure is None
+    assert result.scores["leep"].pixels == 60
+
+
+# BUG: of an image in which no pixel was drawn there is no map, though it is the one that is shown.
+def test_the_map_is_of_the_image_of_most_classes_wherever_pixels_are(tmp_path):
+    ranked = ranker(
+        tmp_path, {"sizes": [[12, 16], *[[60, 88]] * 4]}, metrics=("leep",), options=OPTIONS | {"num_pixels": 3}
+    )
+    drawn = ranked._draw(ranked.target, ranked._scorer, "")
+    assert drawn.shown == 0  # the first of those that show all classes
+    assert 0 not in drawn.of_images()
+    [result] = ranked([candidate(logits_layer="")]).results
+    assert (len(result.map), len(result.map[0])) == (12, 16)
+
+
+# What was computed is not computed again.
+
+
+def read(folder):
+    """The ranking that a folder holds, but for times."""
+
+    def timeless(value):
+        if isinstance(value, dict):
+            return {name: timeless(part) for name, part in value.items() if name != "seconds"}
+        return [timeless(part) for part in value] if isinstance(value, list) else value
+
+    return timeless(json.loads((folder / "ranking.json").read_text())), (folder / "ranking.csv").read_text()
+
+
+CANDIDATES = [
+    candidate("a", logits_layer=""),
+    candidate("b", arguments={"seed": 1, "stride": 2}, logits_layer=""),
+    candidate("c", arguments={"seed": 2, "channels": 3}, logits_layer=""),
+]
+LATER = ("logme", "leep", "hscore")
+
+
+def test_nothing_runs_again(tmp_path, passes):
+    first = ranker(tmp_path, metrics=LATER)(CANDIDATES)
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert {str(path.relative_to(tmp_path)) for path in files} - {"report.html"} == {
+        "ranking.json",
+        "ranking.csv",
+        *(f"{name}/{file}" for name in "abc" for file in ("seen.pt", "scores.json")),
+    }
+    assert sum(passes) == 15  # each model sees each image once
+    passes.clear()
+    assert ranker(tmp_path, metrics=LATER)(CANDIDATES) == first
+    assert passes == []
+    assert {path: path.read_bytes() for path in files} == files  # to the second
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The ranking that was not interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    ranker(folder, metrics=LATER)(CANDIDATES)
+    return read(folder)
+
+
+@pytest.mark.parametrize("killed_at", [1, 7, 15])
+def test_goes_on_where_it_was_killed(tmp_path, passes, whole, killed_at):
+    def kill(images):
+        if len(passes) == killed_at - 1:
+            raise KeyboardInterrupt
+
+    helpers.BEFORE_PASSES.append(kill)
+    with pytest.raises(KeyboardInterrupt):
+        ranker(tmp_path, metrics=LATER)(CANDIDATES)
+    assert not (tmp_path / "ranking.json").exists()
+    helpers.BEFORE_PASSES.clear()
+    passes.clear()
+    ranker(tmp_path, metrics=LATER)(CANDIDATES)
+    done = (killed_at - 1) // 5  # images of two sizes take turns, so each has a pass of its own
+    assert len(passes) == 15 - 5 * done
+    assert read(tmp_path) == whole
+
+
+@pytest.mark.parametrize("written", ["seen.pt", "scores.json", "ranking.json", "ranking.csv"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_goes_on_where_writing_ended(tmp_path, passes, monkeypatch, whole, written, error):
+    """Whatever file was being written the second time; errors of writing are no failures of a candidate."""
+    started = []
+
+    @contextmanager
+    def broken(path):
+        with whole_file(path) as temporary:
+            yield temporary
+            started.append(path.name)
+            if path.name == written and (started.count(written) == 2 or written.startswith("ranking")):
+                temporary.write_text("half")
+                raise error("no space left on device")
+
+    with monkeypatch.context() as patch:
+        for module in (_store, _ranking):
+            patch.setattr(module, "whole_file", broken)
+        with pytest.raises(error, match="no space left on device"):
+            ranker(tmp_path, metrics=LATER)(CANDIDATES)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name.startswith(".")]
+    looked = len(passes)
+    (tmp_path / "b" / f".{written.replace('.', '.tmp.')}").write_text("half")  # of a process that could not tidy up
+    passes.clear()
+    ranker(tmp_path, metrics=LATER)(CANDIDATES)
+    assert looked + len(passes) == 15 + 5 * (written == "seen.pt")  # what was not kept is looked at again
+    assert read(tmp_path) == whole
+
+
+def test_a_folder_that_cannot_be_written_is_no_failure_of_a_candidate(tmp_path):
+    (tmp_path / "a").write_text("a file where a folder should be")
+    with pytest.raises(OSError, match="a"):
+        ranker(tmp_path)([candidate("a")])
+    assert not (tmp_path / "ranking.json").exists()
+
+
+CHANGES = {
+    "layer": (lambda: [candidate(layer="head")], {}, "layer was mix, is head"),
+    "arguments": (lambda: [candidate(arguments={"seed": 3})], {}, r"model\.init_args\.seed was None, is 3"),
+    "class": (lambda: [candidate(model=named("Other"))], {}, r"model\.class_path was .*Model, is .*Other"),
+    "transform": (lambda: [candidate(transform=[*IDENTITY, *IDENTITY])], {}, "transform was "),
+    "precision": (lambda: [candidate()], {"precision": "bfloat16"}, "precision was float32, is bfloat16"),
+    "logits": (lambda: [candidate(logits_layer="")], {"metrics": ("leep",)}, "logits_layer was None, is "),
+    "seed": (lambda: [candidate()], {"options": OPTIONS | {"seed": 6}}, ""),
+    "num_pixels": (lambda: [candidate()], {"options": OPTIONS | {"num_pixels": 75}}, ""),
+    "num_repeats": (lambda: [candidate()], {"options": OPTIONS | {"num_repeats": 3}}, ""),
+    "images": (lambda: [candidate()], {"data": {"shift": 1e-6}}, ""),
+    "labels": (lambda: [candidate()], {"data": {"count": 4}}, ""),
+}
+
+
+@pytest.mark.filterwarnings("default::UserWarning")  # several differences may be told
+@pytest.mark.parametrize(("candidates", "options", "message"), CHANGES.values(), ids=CHANGES)
+def test_a_changed_setting_is_said_and_computed_anew(tmp_path, passes, monkeypatch, candidates, options, message):
+    monkeypatch.setattr(helpers, "Other", Model, raising=False)
+    ranker(tmp_path / "a")([candidate()])
+    passes.clear()
+    with pytest.warns(UserWarning, match=f"^a: .*{message}.*: its model runs again"):
+        ranker(tmp_path / "a", **options)(candidates())
+    assert passes
+    ranker(tmp_path / "b", **options)(candidates())
+    assert read(tmp_path / "a") == read(tmp_path / "b")
+
+
+# BUG: what a change of seed, of the number of pixels or of the images is called is "pixels", by two long numbers.
+@pytest.mark.filterwarnings("default::UserWarning")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"options": OPTIONS | {"seed": 6}}, "seed was 5, is 6"),
+        ({"options": OPTIONS | {"num_pixels": 75}}, "num_pixels was 60, is 75"),
+        ({"options": OPTIONS | {"sampling": "uniform"}}, "sampling was per_class, is uniform"),
+    ],
+)
+def test_the_setting_that_changed_is_named(tmp_path, options, message):
+    ranker(tmp_path)([candidate()])
+    with pytest.warns(UserWarning, match=message):
+        ranker(tmp_path, **options)([candidate()])
+
+
+# BUG: an argument that is not given any more is not noticed.
+def test_an_argument_that_is_left_out_is_noticed(tmp_path, passes):
+    ranker(tmp_path / "a")([candidate(arguments={"seed": 3})])
+    passes.clear()
+    with pytest.warns(UserWarning, match=r"^a: model\.init_args\.seed was 3, is None: its model runs again"):
+        ranker(tmp_path / "a")([candidate()])
+    assert len(passes) == 5
+    ranker(tmp_path / "b")([candidate()])
+    assert read(tmp_path / "a") == read(tmp_path / "b")
+
+
+def save_model(path, seed):
+    torch.save({"state_dict": candidate(arguments={"seed": seed}).make().state_dict()}, path)
+
+
+def test_other_contents_of_a_checkpoint_are_noticed(tmp_path, passes):
+    path = tmp_path / "weights.pt"
+    save_model(path, 1)
+    given = candidate(checkpoint=str(path))
+    first = ranker(tmp_path / "a")([given])
+    assert repeats(first.results[0]) == repeats(ranker(tmp_path / "b")([candidate(arguments={"seed": 1})]).results[0])
+    passes.clear()
+    path.touch()
+    assert ranker(tmp_path / "a")([given]) == first
+    assert passes == []
+    save_model(path, 2)
+    with pytest.warns(UserWarning, match="^a: checkpoint_digest was .* is .*: its model runs again"):
+        second = ranker(tmp_path / "a")([given])
+    assert len(passes) == 5
+    assert repeats(second.results[0]) != repeats(first.results[0])
+
+
+@pytest.mark.filterwarnings("default::UserWarning")
+def test_other_contents_of_images_and_label_maps_are_noticed(tmp_path, passes):
+    for seed in range(3):
+        random = np.random.default_rng(seed)
+        for name, array in (("images", random.integers(0, 256, (8, 8, 3))), ("labels", random.integers(0, 3, (8, 8)))):
+            (tmp_path / name).mkdir(exist_ok=True)
+            Image.fromarray(array.astype(np.uint8)).save(tmp_path / name / f"{seed}.png")
+    folders = {name: str(tmp_path / name) for name in ("images", "labels")}
+    dataset = {"class_path": "torch_trf.datasets.SegmentationFolder", "init_args": folders}
+    torch_like = candidate(transform=None, model=named("Model", dtype="torch.float32"))
+
+    def rank(**options):
+        target = LabelledData(dataset=dataset, num_classes=K, **options)
+        settings = {"num_pixels": 12, "num_repeats": 2}
+        return Ranker(target=target, output=tmp_path / "out", options=settings, num_workers=0, progress=False)(
+            [torch_like]
+        )
+
+    first = rank()
+    assert rank(label_map={0: 0, 1: 1, 2: 2}, class_names=["road", "person", "sky"]).results == first.results
+    assert len(passes) == 1
+    with pytest.warns(UserWarning, match="^a: .*: its model runs again"):
+        rank(label_map={0: 1, 1: 0, 2: 2})
+    with pytest.warns(UserWarning, match="^a: .*: its model runs again"):
+        rank()
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "images" / "2.png")
+    with pytest.warns(UserWarning, match="^a: .*: its model runs again"):
+        assert repeats(rank().results[0]) != repeats(first.results[0])
+    assert len(passes) == 4
+
+
+@pytest.mark.filterwarnings("default::UserWarning")
+@pytest.mark.parametrize("options", [{"metrics": ("nce", "logme")}, {"options": OPTIONS | {"rcond": 0.1}}])
+def test_other_metrics_and_formulas_need_no_model(tmp_path, passes, options):
+    ranker(tmp_path / "a", metrics=LATER)(CANDIDATES[:1])
+    passes.clear()
+    ranker(tmp_path / "a", **{"metrics": LATER} | options)(CANDIDATES[:1])
+    assert passes == []
+    ranker(tmp_path / "b", **{"metrics": LATER} | options)(CANDIDATES[:1])
+    assert read(tmp_path / "a") == read(tmp_path / "b")
+    passes.clear()
+    ranker(tmp_path / "a", metrics=LATER)(CANDIDATES[:1])
+    assert passes == []
+
+
+# BUG: scores that are computed anew from what was kept are not told of.
+def test_other_formulas_are_said(tmp_path):
+    ranker(tmp_path)([candidate()])
+    with pytest.warns(UserWarning, match="rcond was 1e-05, is 0.1"):
+        ranker(tmp_path, options=OPTIONS | {"rcond": 0.1})([candidate()])
+
+
+def test_the_metric_that_ranks_and_the_batch_are_no_settings(tmp_path, passes):
+    first = ranker(tmp_path)(CANDIDATES)
+    passes.clear()
+    again = ranker(tmp_path, by="hscore", batch_size=1)([*CANDIDATES[::-1], candidate("d")])
+    assert len(passes) == 5  # of the new candidate
+    assert again.results[2::-1] == first.results
+    assert again.by == "hscore"
+
+
+# BUG: a kept file that is damaged ends the ranking.
+@pytest.mark.parametrize("file", ["seen.pt", "scores.json"])
+def test_a_damaged_file_is_computed_anew(tmp_path, file):
+    expected = ranker(tmp_path)(CANDIDATES)
+    path = tmp_path / "b" / file
+    path.write_bytes(path.read_bytes()[:100])
+    if file == "seen.pt":
+        (tmp_path / "b" / "scores.json").unlink()  # or nobody looks
+    with pytest.warns(UserWarning, match=f"^b: .*{file}"):
+        found = ranker(tmp_path)(CANDIDATES)
+    assert [repeats(each) for each in found.results] == [repeats(each) for each in expected.results]
+
+
+# A candidate that fails is left out.
+
+
+def nan_weights(path):
+    weights = candidate().make().state_dict()
+    torch.save(weights | {"mix.bias": torch.full((5,), torch.nan)}, path)
+
+
+def cut_off(path):
+    save_model(path, 1)
+    path.write_bytes(path.read_bytes()[:500])
+
+
+def other_shapes(path):
+    torch.save(candidate(arguments={"channels": 7}).make().state_dict(), path)
+
+
+FAILURES = {
+    "layer": ({"layer": "mixed"}, "the model has no layer 'mixed'; it has 'mix'"),
+    "logits layer": ({"logits_layer": "heads"}, "the model has no layer 'heads'; it has 'head'"),
+    "class": ({"model": named("Nothing")}, "Nothing cannot be made: AttributeError"),
+    "name": ({"model": "resnet1000"}, "resnet1000 cannot be made: Unknown model"),
+    "package": ({"model": "nowhere.Model"}, "there is no module 'nowhere'"),
+    "no model": ({"model": named("Scenes")}, "makes a Scenes, not a torch.nn.Module"),
+    "no file": ({"checkpoint": "none.pt"}, "No such file or directory: '.*none.pt'"),
+    "NaN": ({"checkpoint": nan_weights}, "features of 120 labelled pixels are NaN or infinite"),
+    "cut off": ({"checkpoint": cut_off}, r"weights\.pt is not a whole file of weights alone"),
+    "shapes": ({"checkpoint": other_shapes}, r"has in another shape 3: head\.weight, mix\.bias, mix\.weight"),
+    "transform": ({"transform": ["torch.nn.Nothing"]}, "torch.nn.Nothing cannot be made"),
+    "forward": ({"model": named("Model", dtype="torch.float32")}, "RuntimeError: .*dtype|RuntimeError: .*type"),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), FAILURES.values(), ids=FAILURES)
+def test_a_candidate_that_fails_is_told_and_left_out(tmp_path, options, message):
+    if callable(make := options.get("checkpoint")):
+        make(tmp_path / "weights.pt")
+        options = {"checkpoint": str(tmp_path / "weights.pt")}
+    with pytest.warns(UserWarning, match=f"^broken failed and is left out: .*(?:{message})"):
+        found = ranker(tmp_path / "out")([candidate("a"), candidate("broken", **options), candidate("b")])
+    assert [each.name for each in found.failed] == ["broken"]
+    assert [(row["name"], row["rank"]) for row in found.rows()] == [("a", 1), ("b", 1)]
+    assert "\n" not in found.failed[0].failure
+    kept, _ = read(tmp_path / "out")
+    assert [bool(each["failure"]) for each in kept["candidates"]] == [False, True, False]
+    assert not (tmp_path / "out" / "broken").exists()
+
+
+def test_a_candidate_that_failed_is_tried_again(tmp_path, passes):
+    path = tmp_path / "weights.pt"
+    cut_off(path)
+    with pytest.warns(UserWarning, match="b failed and is left out"):
+        ranker(tmp_path / "out")([CANDIDATES[0], candidate("b", checkpoint=str(path))])
+    save_model(path, 1)
+    passes.clear()
+    found = ranker(tmp_path / "out")([CANDIDATES[0], candidate("b", checkpoint=str(path))])
+    assert found.failed == []
+    assert len(passes) == 5
+
+
+def test_a_source_that_cannot_be_read_is_a_failure_of_its_candidate(tmp_path):
+    good = LabelledData(dataset=named("Scenes", seed=1), num_classes=K)
+    bad = LabelledData(dataset=named("Scenes", seed=1), num_classes=2)
+    with pytest.warns(UserWarning, match="^b failed and is left out: image 0: label 2 on"):
+        found = ranker(tmp_path, metrics=("otce",))([candidate("a", source=good), candidate("b", source=bad)])
+    assert [each.name for each in found.scored] == ["a"]
+
+
+def test_memory_that_does_not_suffice_halves_the_batch(tmp_path, passes):
+    data = {"sizes": [[12, 16]]}
+    expected = ranker(tmp_path / "a", data)([candidate()])
+
+    def out_of_memory(most):
+        def before(images):
+            if len(images) > most:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+        return before
+
+    passes.clear()
+    helpers.BEFORE_PASSES[:] = [out_of_memory(2)]
+    with pytest.warns(UserWarning, match="memory does not suffice for 5 images at once: going on with 2"):
+        found = ranker(tmp_path / "b", data, batch_size=5)([candidate()])
+    assert passes == [2, 2, 1]
+    assert_same_repeats(repeats(found.results[0]), repeats(expected.results[0]), rel=1e-9)
+    helpers.BEFORE_PASSES[:] = [out_of_memory(0)]
+    with (
+        pytest.warns(UserWarning, match="memory does not suffice for 2 images at once: going on with 1"),
+        pytest.warns(UserWarning, match="^a failed and is left out: OutOfMemoryError: CUDA out of memory"),
+    ):
+        found = ranker(tmp_path / "c", data)([candidate()])
+    assert found.scored == []
+
+
+def test_bad_pixels_of_the_target_are_no_failure_of_a_candidate(tmp_path):
+    with pytest.raises(ValueError, match=r"^image 0: label 2 on \d+ pixels: outside \[0, 2\)"):
+        ranker(tmp_path, target={"num_classes": 2})([candidate()])
+    with pytest.raises(ValueError, match="the data set is empty"):
+        ranker(tmp_path, {"count": 0})([candidate()])
+    assert list(tmp_path.iterdir()) == []
+
+
+# BUG: a target without a labelled pixel is taken for a failure of every candidate ("KeyError: 'mix'").
+def test_a_target_without_labelled_pixels_is_no_failure_of_a_candidate(tmp_path):
+    with pytest.raises(ValueError, match="no labelled pixel"):
+        ranker(tmp_path, target={"label_map": dict.fromkeys((0, 1, 2, 255), 255)})([candidate()])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "float8"}, "precision: 'float8' is none of float32, bfloat16, float16"),
+        ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
+        ({"num_workers": -1}, "num_workers must be at least 0, not -1"),
+        ({"by": "leep"}, "by: 'leep' is none of the metrics logme, hscore"),
+        ({"metrics": ("logmee",)}, "metrics: 'logmee' is none of leep"),
+        ({"metrics": ()}, "no metric asked for"),
+        ({"options": {"num_pixels": 2}}, "num_pixels=2 is less than a pixel for each of 3 classes"),
+        # BUG: without a number of pixels none are drawn, and an AttributeError comes of it.
+        ({"options": {"num_pixels": None, "sampling": "uniform"}}, "num_pixels"),
+    ],
+)
+@pytest.mark.usefixtures("annotations_unchecked")
+def test_options_that_contradict_each_other(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        ranker(tmp_path, **options)([candidate()])
+
+
+@pytest.mark.parametrize(
+    ("candidates", "metrics", "message"),
+    [
+        ([], ("logme",), "there is no candidate to rank"),
+        ([candidate("x"), candidate("x")], ("logme",), "two candidates are called 'x'"),
+        ([candidate("x")], ("logme", "leep"), "leep reads class scores: give logits_layer to candidate 'x'"),
+        ([candidate("x")], ("jc_otce",), "jc_otce compares two data sets: give source to candidate 'x'"),
+    ],
+)
+def test_candidates_that_do_not_give_what_is_read(tmp_path, candidates, metrics, message):
+    with pytest.raises(ValueError, match=message):
+        ranker(tmp_path, metrics=metrics)(candidates)
+
+
+# BUG: a path among the arguments of a data set, which takes one, cannot be written, when everything is computed.
+def test_arguments_may_be_paths(tmp_path):
+    data = {"count": 2, "seed": 0}
+    target = LabelledData(dataset=named("InFolder", folder=Path(tmp_path), **data), num_classes=K)
+    Ranker(target=target, output=tmp_path / "out", options=OPTIONS, num_workers=0, progress=False)([candidate()])
+    assert str(tmp_path) in (tmp_path / "out" / "ranking.json").read_text()
+
+
+@pytest.mark.parametrize("num_workers", [2])
+def test_images_may_be_decoded_by_workers(tmp_path, num_workers):
+    found = [ranker(tmp_path / str(n), num_workers=n)([candidate()]) for n in (0, num_workers)]
+    assert repeats(found[0].results[0]) == repeats(found[1].results[0])
+
+
+def test_progress_names_the_candidate(tmp_path, capsys):
+    ranker(tmp_path, progress=True)([candidate("first"), candidate("second")])
+    out, err = capsys.readouterr()
+    assert out == ""
+    for title in ("labels", "first (1 of 2)", "second (2 of 2)"):
+        assert f"{title}: 100%" in err
+    ranker(tmp_path / "quiet")([candidate()])
+    assert capsys.readouterr() == ("", "")
+
+
+def test_ranks_a_torchvision_model(tmp_path):
+    model = {"class_path": "lraspp_mobilenet_v3_large", "init_args": {"num_classes": Z}}
+    given = candidate(model=model, layer="backbone:high", logits_layer="", transform=None)
+    data = {"count": 2, "sizes": [[64, 96]], "dtype": "torch.uint8"}
+    [result] = ranker(tmp_path, data, metrics=METRICS)([given]).results
+    assert result.failure is None
+    assert set(result.scores) == set(METRICS)
+
+
+def test_ranks_a_model_of_transformers(tmp_path):
+    pytest.importorskip("transformers")
+    config = {
+        "class_path": "transformers.SegformerConfig",
+        "init_args": {
+            "depths": [1, 1, 1, 1],
+            "hidden_sizes": [8, 8, 16, 16],
+            "num_attention_heads": [1, 1, 2, 2],
+            "decoder_hidden_size": 16,
+            "num_labels": Z,
+        },
+    }
+    model = {"class_path": "transformers.SegformerForSemanticSegmentation", "init_args": {"config": config}}
+    given = candidate(model=model, layer="segformer", logits_layer="", transform=None)
+    data = {"count": 2, "sizes": [[64, 96]], "dtype": "torch.uint8"}
+    [result] = ranker(tmp_path, data, metrics=METRICS)([given]).results
+    assert result.failure is None
+    assert set(result.scores) == set(METRICS)
+
+
+def test_ranks_a_model_of_segmentation_models(tmp_path):
+    pytest.importorskip("segmentation_models_pytorch")
+    arguments = {"encoder_name": "resnet18", "encoder_weights": None, "classes": Z}
+    model = {"class_path": "segmentation_models_pytorch.Unet", "init_args": arguments}
+    given = candidate(model=model, layer="encoder:5", logits_layer="", transform=None)
+    data = {"count": 2, "sizes": [[64, 96]], "dtype": "torch.uint8"}
+    [result] = ranker(tmp_path, data, metrics=METRICS)([given]).results
+    assert result.failure is None
+    assert set(result.scores) == set(METRICS)
+
+
+def test_results_of_another_folder_are_results(tmp_path, passes):
+    """A folder may be moved."""
+    first = ranker(tmp_path / "a")(CANDIDATES)
+    passes.clear()
+    shutil.move(tmp_path / "a", tmp_path / "b")
+    assert ranker(tmp_path / "b")(CANDIDATES) == first
+    assert passes == []

@@ -1,0 +1,97 @@
+"""What paths and arguments of a configuration make, and how they fail."""
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import _api, segmentation
+from torchvision.transforms import v2
+
+from torch_trf.class_path import instantiate
+
+
+def named(path, **arguments):
+    return {"class_path": path, "init_args": arguments}
+
+
+@pytest.mark.parametrize("what", ["torch.nn.ReLU", {"class_path": "torch.nn.ReLU"}, named("torch.nn.ReLU")])
+def test_a_class_without_arguments(what):
+    assert isinstance(instantiate(what), nn.ReLU)
+
+
+def test_arguments_may_be_made_too():
+    inner = [named("torchvision.transforms.v2.Resize", size=[4, 5]), "torchvision.transforms.v2.RandomHorizontalFlip"]
+    made = instantiate(named("torchvision.transforms.v2.Compose", transforms=[inner[0], named(inner[1], p=1.0)]))
+    assert isinstance(made, v2.Compose)
+    assert [type(each) for each in made.transforms] == [v2.Resize, v2.RandomHorizontalFlip]
+    assert made(torch.zeros(3, 8, 8)).shape == (3, 4, 5)
+
+
+def test_arguments_may_be_types_of_tensors():
+    made = instantiate(named("torchvision.transforms.v2.ToDtype", dtype="torch.float32", scale=True))
+    assert made(torch.full((3, 1, 1), 255, dtype=torch.uint8)).flatten().tolist() == [1.0] * 3
+
+
+# BUG: a text that starts with "torch." and is no type of tensors is text, as a file's name may be.
+@pytest.mark.parametrize("text", ["torch.pt", "torch.", "torch.nowhere.float32", "torch.nn", "torchvision"])
+def test_other_arguments_are_as_they_are(text):
+    assert instantiate(named("builtins.dict", text=text, folder=None, sizes=[1, [2]])) == {
+        "text": text,
+        "folder": None,
+        "sizes": [1, [2]],
+    }
+
+
+def test_functions_and_what_lies_inside_classes_make_too():
+    assert isinstance(instantiate(named("torchvision.models.resnet.resnet18", num_classes=3)), nn.Module)
+    assert instantiate(named("collections.OrderedDict.fromkeys", iterable="ab", value=7)) == {"a": 7, "b": 7}
+
+
+@pytest.fixture
+def no_downloads(monkeypatch):
+    """Fails where torchvision would fetch weights."""
+
+    def fetch(url, *arguments, **options):
+        raise AssertionError(f"{url} is fetched")
+
+    monkeypatch.setattr(_api, "load_state_dict_from_url", fetch)
+
+
+@pytest.mark.usefixtures("no_downloads")
+def test_a_name_is_of_a_torchvision_model_without_weights():
+    made = instantiate(named("lraspp_mobilenet_v3_large", num_classes=3))
+    assert isinstance(made, segmentation.LRASPP)
+    assert made.classifier.high_classifier.out_channels == 3
+    with pytest.raises(ValueError, match=r"resnet18 cannot be made: AssertionError: https.* is fetched"):
+        instantiate(named("resnet18", weights="DEFAULT"))  # where they are asked for
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("resnet1000", "resnet1000 cannot be made: Unknown model resnet1000"),
+        ("nowhere.to.be.Found", "there is no module 'nowhere': install its package, or put its folder on PYTHONPATH"),
+        ("torch.nowhere.Found", "cannot be made: .* has no attribute 'nowhere'"),
+        ("torch.nn.Conv9d", "torch.nn.Conv9d cannot be made: AttributeError: .* no attribute 'Conv9d'"),
+        ("torch.nn.Conv2d", "torch.nn.Conv2d cannot be made: TypeError: .* missing 3 required .* 'in_channels'"),
+        (named("torch.nn.ReLU", depth=3), "ReLU cannot be made: TypeError: .* unexpected keyword argument 'depth'"),
+        (named("torch.nn.Conv2d", in_channels=3, out_channels=4, kernel_size=1, groups=2), "must be divisible"),
+        (named("resnet18", depth=3), "resnet18 cannot be made: TypeError: .* unexpected keyword argument 'depth'"),
+        ("torch.float32", "torch.float32 cannot be made: TypeError"),
+        (".relative", "cannot be made"),
+        ({}, "neither a path nor"),
+        ({"class_path": "torch.nn.ReLU", "args": {}}, "neither a path nor .*class_path: ..., init_args"),
+        ({"class_path": 3}, "neither a path nor"),
+        ({"class_path": "torch.nn.ReLU", "init_args": [True]}, "neither a path nor"),
+        (named("torch.nn.Sequential", args=[named("torch.nn.Conv9d")]), "torch.nn.Conv9d cannot be made"),
+    ],
+)
+def test_what_cannot_be_made_is_named(what, message):
+    with pytest.raises(ValueError, match=message):
+        instantiate(what)
+
+
+def test_a_package_that_a_module_needs_is_named(tmp_path, monkeypatch):
+    (tmp_path / "needs_another.py").write_text("import a_package_that_nobody_has\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match="No module named 'a_package_that_nobody_has'"):
+        instantiate("needs_another.Model")

@@ -1,0 +1,277 @@
+"""The commands rank and extract: what they print and write, and one line for every wrong input."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from torch import nn
+
+from torch_trf import FeatureFolder, Scorer
+from torch_trf.cli import main
+from torch_trf.demo import CLASSES, IGNORE_INDEX, make_street
+
+CONFIG = Path(__file__).parent.parent / "configs" / "rank.yaml"
+MODEL = {
+    "class_path": "torch.nn.Conv2d",
+    "init_args": {"in_channels": 3, "out_channels": 6, "kernel_size": 3, "stride": 2, "padding": 1},
+}
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Pictures of streets whose classes have colours, with their labels, and a checkpoint of a small model."""
+    colours = np.random.default_rng(0).integers(0, 256, (256, 3), dtype=np.uint8)
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    for k in range(4):
+        labels = make_street(32, 48, torch.Generator().manual_seed(k)).numpy().astype(np.uint8)
+        Image.fromarray(colours[labels]).save(tmp_path / "images" / f"{k}.png")
+        Image.fromarray(labels).save(tmp_path / "labels" / f"{k}.png")
+    torch.manual_seed(0)
+    torch.save(nn.Conv2d(3, 6, 3, stride=2, padding=1).state_dict(), tmp_path / "model.pt")
+    return tmp_path
+
+
+def target(data):
+    init_args = {"images": str(data / "images"), "labels": str(data / "labels")}
+    dataset = {"class_path": "torch_trf.datasets.SegmentationFolder", "init_args": init_args}
+    return {"dataset": dataset, "num_classes": len(CLASSES), "ignore_index": IGNORE_INDEX, "class_names": list(CLASSES)}
+
+
+def candidate(name="small", **options):
+    return {"name": name, "model": MODEL, "layer": "", "logits_layer": ""} | options
+
+
+def config(data, **options):
+    """A configuration file; the arguments that name it."""
+    settings = {"target": target(data), "output": str(data / "made"), "num_pixels": 200, "num_workers": 0} | options
+    settings.setdefault("candidates", [candidate(), candidate("trained", checkpoint=str(data / "model.pt"))])
+    (data / "rank.yaml").write_text(yaml.safe_dump(settings))
+    return ["--config", str(data / "rank.yaml")]
+
+
+def rank(data, *arguments, **options):
+    return main(["rank", *config(data, **options), *arguments])
+
+
+def printed_table(text):
+    return [line.split() for line in text.splitlines() if re.match(r" +\d+  ", line)]
+
+
+def test_rank_prints_and_writes_what_it_found(data, capsys):
+    assert rank(data, metrics=["logme", "hscore", "leep"], num_repeats=3) == 0
+    shown = capsys.readouterr().out
+    written = json.loads((data / "made" / "ranking.json").read_text())
+    assert shown.splitlines()[0].split()[:4] == ["rank", "candidate", "logme", "(nats)"]
+    rows = printed_table(shown)
+    assert [row[:2] for row in rows] == [[str(row["rank"]), row["name"]] for row in written["ranking"]]
+    assert [float(row[2]) for row in rows] == [round(row["logme"], 6) for row in written["ranking"]]
+    lines = (data / "made" / "ranking.csv").read_text().splitlines()
+    assert lines[0].startswith("rank,name,logme,logme_std,logme_rank,hscore")
+    assert len(lines) == 3
+    assert "sky" in (data / "made" / "report.html").read_text()
+    assert written["versions"].keys() >= {"torch", "torch_trf"}
+
+
+def test_rank_goes_on_where_it_ended_and_says_what_changed(data, capsys):
+    rank(data)
+    first = capsys.readouterr()
+    kept = {path: path.stat().st_mtime_ns for path in (data / "made").glob("*/seen.pt")}
+    assert rank(data) == 0
+    again = capsys.readouterr()
+    assert again.out == first.out
+    assert "runs again" not in again.err
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    torch.save(nn.Conv2d(3, 6, 3, stride=2, padding=1).state_dict(), data / "model.pt")
+    assert rank(data) == 0
+    assert re.search(r"note: trained: checkpoint_digest was \w+, is \w+: its model runs again", capsys.readouterr().err)
+
+
+def test_a_candidate_that_fails_is_told_and_the_others_are_ranked(data, capsys):
+    broken = candidate("broken", layer="nowhere")
+    assert rank(data, candidates=[candidate(), broken]) == 1
+    shown = capsys.readouterr()
+    assert "note: broken failed and is left out: the model has no layer 'nowhere'" in shown.err
+    assert "failed  broken: the model has no layer 'nowhere'" in shown.out
+    assert [row[1] for row in printed_table(shown.out)] == ["small"]
+
+
+def killed(data, when):
+    """Runs the command in a process that kills itself at the n-th file that is put in its place."""
+    script = f"""
+import os, signal, sys
+sys.path.insert(0, {os.getcwd()!r})
+from torch_trf import files
+replace, count = os.replace, 0
+def killing(*names):
+    global count
+    count += 1
+    if count == {when}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(*names)
+files.os.replace = killing
+from torch_trf.cli import main
+main(["rank", *{config(data)!r}])
+"""
+    return subprocess.run([sys.executable, "-c", script], capture_output=True).returncode
+
+
+@pytest.mark.parametrize("when", [1, 2, 3])
+def test_killed_at_any_moment_it_ends_with_the_same_table(data, when, capsys):
+    rank(data)
+    expected = capsys.readouterr().out
+    shutil.rmtree(data / "made")
+    assert killed(data, when) == -signal.SIGKILL
+    before = sorted(str(path.relative_to(data)) for path in (data / "made").glob("*/s*"))
+    assert len(before) == when - 1
+    assert rank(data) == 0
+    assert capsys.readouterr().out == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"candidates": []}, "there is no candidate to rank"),
+        ({"candidates": [candidate(), candidate()]}, "two candidates are called 'small'"),
+        ({"candidates": [{"name": "a", "layer": "b"}]}, "Candidate a: model is missing"),
+        ({"candidates": [candidate(weights="x")]}, "Candidate small: 'weights' is none of name, model"),
+        ({"candidates": [candidate(logits_layer=None)], "metrics": ["leep"]}, "give logits_layer to candidate 'small'"),
+        ({"metrics": ["otce"]}, "otce compares two data sets: give source to candidate 'small'"),
+        ({"metrics": ["logme"], "by": "leep"}, "by: 'leep' is none of the metrics logme"),
+        ({"precision": "int8"}, 'Parser key "precision"'),
+    ],
+)
+def test_settings_that_cannot_be_are_told_in_a_line(data, capsys, change, word):
+    assert rank(data, **change) == 2
+    told = capsys.readouterr().err
+    assert word in told
+    assert len(told.splitlines()) == 1
+    assert not (data / "made" / "ranking.json").exists()
+
+
+def cut_off(path):
+    path.write_bytes(path.read_bytes()[:60])
+
+
+BAD_DATA = {
+    "missing folder": (lambda data: shutil.rmtree(data / "images"), r"images is not a folder"),
+    "truncated picture": (lambda data: cut_off(data / "images" / "1.png"), r"image 1: .*1\.png is not a whole picture"),
+    "image without labels": (lambda data: (data / "labels" / "2.png").unlink(), r"2\.png has no labels .*labels/2\.\*"),
+    "labels of colours": (
+        lambda data: Image.new("RGB", (48, 32)).save(data / "labels" / "0.png"),
+        r"image 0: a label image of colours needs a label map",
+    ),
+    "other class": (
+        lambda data: Image.fromarray(np.full((32, 48), 77, np.uint8)).save(data / "labels" / "3.png"),
+        r"image 3: label 77 on 1,536 pixels: outside \[0, 8\) and not ignore_index=250",
+    ),
+    "other size": (
+        lambda data: Image.new("L", (24, 16)).save(data / "labels" / "3.png"),
+        r"image 3: an image of 32 x 48 pixels with labels on 16 x 24",
+    ),
+    "empty folder": (lambda data: [path.unlink() for path in (data / "images").iterdir()], r"images is empty"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "word"), BAD_DATA.values(), ids=BAD_DATA.keys())
+def test_bad_data_are_told_in_a_line(data, capsys, spoil, word):
+    spoil(data)
+    assert rank(data) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(f"^torch-trf: error: .*{word}", told)
+
+
+def test_a_full_disk_ends_the_command_and_leaves_whole_files(data, capsys, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    assert rank(data) == 2
+    assert "error: [Errno 28] No space left on device" in capsys.readouterr().err
+    assert not [path for path in (data / "made").rglob("*") if path.is_file()]
+
+
+def test_the_example_configuration_is_read(data, capsys, monkeypatch):
+    """With data and checkpoints of its own, in its places."""
+    monkeypatch.chdir(data)
+    settings = yaml.safe_load(CONFIG.read_text())
+    places = settings["target"]["dataset"]["init_args"]
+    Path("camvid").mkdir()
+    for kind in ("images", "labels"):
+        (data / kind).rename(places[kind])
+    for path in Path(places["labels"]).iterdir():
+        labels = np.array(Image.open(path))
+        Image.fromarray(np.where(labels == IGNORE_INDEX, 11, labels).astype(np.uint8)).save(path)
+    assert main(["rank", "--config", str(CONFIG), "--output", "made", "--num_workers", "0", "--num_pixels", "300"]) == 1
+    told = capsys.readouterr()
+    assert "fcn failed and is left out: [Errno 2] No such file or directory: 'checkpoints/fcn.pth'" in told.err
+    assert "lraspp failed and is left out" in told.err
+
+
+def extract(data, *arguments, **options):
+    settings = {"candidate": candidate(layer="0", logits_layer="1", model=TWO), "data": target(data)} | options
+    (data / "extract.yaml").write_text(yaml.safe_dump(settings | {"output": str(data / "made"), "num_workers": 0}))
+    return main(["extract", "--config", str(data / "extract.yaml"), *arguments])
+
+
+class Two(nn.Sequential):
+    """Features at stride 2, class scores at stride 4."""
+
+    def __init__(self):
+        super().__init__(nn.Conv2d(3, 6, 2, stride=2), nn.Conv2d(6, 5, 2, stride=2))
+
+
+TWO = {"class_path": "tests.test_cli_models.Two"}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_extract_writes_what_score_reads(data, capsys, dtype):
+    assert extract(data, "--dtype", dtype) == 0
+    assert "features of 4 images" in capsys.readouterr().out
+    folder = FeatureFolder(data / "made", logit_name="logits")
+    pixels = next(iter(folder))
+    assert pixels.features.shape == (1, 6, 16, 24)
+    assert pixels.logits.shape == (1, 5, 16, 24)
+    assert pixels.features.dtype == getattr(torch, dtype)
+    first = np.array(Image.open(data / "labels" / "0.png")).astype(np.int64)
+    expected = np.where(first[1::2, 1::2] == IGNORE_INDEX, 255, first[1::2, 1::2])
+    assert np.array_equal(pixels.labels[0].numpy(), expected)
+    score = Scorer(metrics=("logme", "leep"), num_classes=len(CLASSES))(folder)
+    assert all(np.isfinite(each.score) for each in score.values())
+
+
+def test_extract_goes_on_where_it_ended(data, capsys):
+    extract(data)
+    whole = {path: np.load(path) for path in (data / "made").rglob("*.npy")}
+    (data / "made" / "final" / "2.npy").unlink()
+    assert extract(data) == 0
+    assert "features of 1 images; 3 were there" in capsys.readouterr().out
+    for path, array in whole.items():
+        np.testing.assert_allclose(np.load(path), array, rtol=0, atol=1e-6)  # an image alone is not quite one of four
+
+
+def test_extract_does_not_mix_features_of_several_settings(data, capsys):
+    extract(data)
+    assert extract(data, "--dtype", "float16") == 2
+    assert (
+        "holds features of other settings, where dtype was float32, is float16: choose another"
+        in capsys.readouterr().err
+    )
+
+
+def test_features_that_do_not_fit_into_float16_are_an_error(data, capsys):
+    huge = {"class_path": "torchvision.transforms.v2.Normalize", "init_args": {"mean": [0, 0, 0], "std": [1e-6] * 3}}
+    scaled = {"class_path": "torchvision.transforms.v2.ToDtype", "init_args": {"dtype": "torch.float32", "scale": True}}
+    changed = candidate(layer="0", model=TWO, transform=[scaled, huge])
+    assert extract(data, "--dtype", "float16", candidate=changed) == 2
+    assert "image 0: 0 gives features that are not finite in float16" in capsys.readouterr().err

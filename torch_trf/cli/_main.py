@@ -1,0 +1,79 @@
+"""The command line: reads the arguments, joins torchrun's processes, and says what is wrong in a line."""
+
+import argparse
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from jsonargparse import ArgumentParser, Namespace
+from torch import distributed
+
+from .. import __version__
+from ..statistics._collectives import rank
+from . import _folders, _models
+from ._shared import chosen_device
+
+WRONG_INPUT = 2
+COMMANDS: dict[str, tuple[Callable[[], ArgumentParser], Callable[[Namespace], int | None], str]] = {
+    "score": (_folders.score_parser, _folders.score, "score a folder of extracted features by several metrics"),
+    "map": (_folders.map_parser, _folders.map_, "map a metric over a folder of extracted features, patch by patch"),
+    "rank": (_models.rank_parser, _models.rank_models, "rank candidate models by how well they transfer to a data set"),
+    "extract": (_models.extract_parser, _models.extract_features, "write a model's features on a data set to a folder"),
+    "demo": (_folders.demo_parser, _folders.demo, "make a small feature folder and score it by every metric"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns 0, or 2 after one line on stderr that says what is wrong with the input.
+
+    Example:
+        >>> main(["score", "--target", "no/such/folder"])
+        2
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = lambda message, *_, **__: _tell(f"note: {message}") if rank() == 0 else None
+        try:
+            options = _parser().parse_args(arguments)
+            chosen = options[options.subcommand]
+            with _ranks(options.subcommand, chosen):
+                return COMMANDS[options.subcommand][1](chosen) or 0
+        except (argparse.ArgumentError, ValueError, OSError, RuntimeError) as error:
+            if "--debug" in arguments:
+                raise
+            _tell(f"error: {' '.join(str(error).split())}")
+            return WRONG_INPUT
+
+
+def _tell(message: str) -> None:
+    """A line on stderr, which names the process where there are several."""
+    which = f" (rank {rank()})" if distributed.is_initialized() else ""
+    print(f"torch-trf{which}: {message}", file=sys.stderr)
+
+
+@contextmanager
+def _ranks(subcommand: str, options: Namespace) -> Iterator[None]:
+    """Joins the processes that torchrun has started, where it has."""
+    if not distributed.is_torchelastic_launched():
+        yield
+        return
+    if subcommand != "score":
+        raise ValueError(f"torch-trf {subcommand} runs in a single process: start it without torchrun")
+    distributed.init_process_group("nccl" if chosen_device(options.device).type == "cuda" else "gloo")
+    yield
+    distributed.destroy_process_group()
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="torch-trf",
+        description="Predicts how well a pretrained segmentation model transfers to new data, without fine-tuning it.",
+        version=__version__,
+        exit_on_error=False,
+    )
+    commands = parser.add_subcommands(required=True)
+    for name, (make_parser, _, purpose) in COMMANDS.items():
+        commands.add_subcommand(name, make_parser(), help=purpose)
+    return parser

@@ -1,0 +1,154 @@
+"""Commands over models and images: rank and extract."""
+
+from dataclasses import MISSING, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+
+from ..datasets import LabelledData
+from ..ranking import Candidate, Ranker, Ranking, extract
+from ..ranking._extract import FileType
+from ..ranking._passes import Precision
+from ..score import Scorer
+from ..table import METRICS, FeatureMetricName, MetricName
+from ._shared import aligned, chosen_device
+
+T = TypeVar("T")
+
+SOME_FAILED = 1
+OF_SCORER = ("num_pixels", "num_repeats", "sampling", "boundary_radius", "seed", "softmax", "absent_classes", "rcond")
+OF_SOLVER = ("solver", "epsilon", "relative_epsilon", "tolerance", "max_iterations", "strict")
+
+
+def rank_parser() -> ArgumentParser:
+    """What `torch-trf rank` asks."""
+    parser = _models_parser(
+        "Ranks candidate models by how well they transfer to a target data set, all read at the same pixels, and"
+        " writes ranking.json, ranking.csv and report.html. What is there already is not computed again. Ends with 1"
+        " where a candidate failed and the others were ranked"
+    )
+    parser.add_argument("--candidates", type=_candidates, required=True, help="the models (see docs/ranking.md)")
+    parser.add_argument("--target", type=_data, required=True, help="the target data set: images with labels")
+    parser.add_argument("--metrics", type=MetricName, nargs="+", default=["logme", "hscore"], help="which metrics")
+    parser.add_argument("--by", type=MetricName | None, help="the metric that ranks; the first by default")
+    parser.add_argument("--softmax", type=FeatureMetricName, nargs="*", default=[], help="metrics of softmax features")
+    skipped = set(Scorer.__dataclass_fields__) - {*OF_SCORER, *OF_SOLVER} | {"softmax"}
+    parser.add_class_arguments(Scorer, as_group=False, as_positional=False, skip=skipped)
+    parser.set_defaults(num_pixels=10_000, sampling="per_class")
+    return parser
+
+
+def extract_parser() -> ArgumentParser:
+    """What `torch-trf extract` asks."""
+    parser = _models_parser(
+        "Writes the features of one model on a data set to a folder that `torch-trf score` reads: final/<k>.npy"
+        " [D, H, W] with label/<k>.npy [H, W], read nearest to each feature, and logits/<k>.npy where there is a"
+        " logits_layer. Images that are there already are not computed again"
+    )
+    parser.add_argument("--candidate", type=_candidate, required=True, help="the model (see docs/ranking.md)")
+    parser.add_argument("--data", type=_data, required=True, help="the data set: images with labels")
+    parser.add_argument("--dtype", type=FileType, default="float32", help="of the files: float16 or float32")
+    return parser
+
+
+def _models_parser(description: str) -> ArgumentParser:
+    """What all commands that run models ask."""
+    parser = ArgumentParser(description=f"{description}.", exit_on_error=False)
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of these options")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the results; it is made")
+    parser.add_argument(
+        "--batch_size", type=int, default=4, help="images at once; halved where memory does not suffice"
+    )
+    parser.add_argument("--num_workers", type=int, default=2, help="processes that decode images")
+    parser.add_argument(
+        "--precision", type=Precision, default="float32", help="float32, or bfloat16 or float16 by autocast"
+    )
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N; auto takes a GPU if any")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def _candidates(value: Any) -> list[Candidate]:
+    """Candidates of a configuration file; what they are made of is left for later, because some may fail."""
+    value = yaml.safe_load(value) if isinstance(value, str) else value
+    if not isinstance(value, list):
+        raise ValueError(f"candidates are a {type(value).__name__}, expected a list")
+    return [_candidate(each) for each in value]
+
+
+def _candidate(value: Any) -> Candidate:
+    found = _plain(Candidate, value)
+    return found if found.source is None else replace(found, source=_data(found.source))
+
+
+def _data(value: Any) -> LabelledData:
+    return _plain(LabelledData, value)
+
+
+def _plain(kind: type[T], value: Any) -> T:
+    """A value of a configuration file as the dataclass that it stands for."""
+    value = yaml.safe_load(value) if isinstance(value, str) else value
+    if isinstance(value, kind):
+        return value
+    if not isinstance(value, dict):
+        raise ValueError(f"{kind.__name__}: {value!r} is not a table of its settings")
+    known = {each.name: each.default for each in fields(kind)}  # type: ignore[arg-type]
+    missing = [name for name, default in known.items() if default is MISSING and name not in value]
+    if missing or (unknown := [name for name in value if name not in known]):
+        what = f"{missing[0]} is missing" if missing else f"{unknown[0]!r} is none of {', '.join(known)}"
+        raise ValueError(f"{kind.__name__} {value.get('name', '')}: {what}")
+    return kind(**value)
+
+
+def rank_models(options: Namespace) -> int:
+    """Ranks, prints the table and writes the report."""
+    given = {name: options[name] for name in (*OF_SCORER, *OF_SOLVER)}
+    ranker = Ranker(
+        target=options.target,
+        output=options.output,
+        metrics=tuple(options.metrics),
+        by=options.by,
+        options=given | {"softmax": tuple(options.softmax)},
+        batch_size=options.batch_size,
+        num_workers=options.num_workers,
+        precision=options.precision,
+        device=str(chosen_device(options.device)),
+    )
+    ranking = ranker(options.candidates)
+    print(_table(ranking))
+    for result in ranking.failed:
+        print(f"failed  {result.name}: {result.failure}")
+    print(f"written to {options.output}: ranking.json, ranking.csv, report.html")
+    return SOME_FAILED if ranking.failed else 0
+
+
+def extract_features(options: Namespace) -> None:
+    """Writes the features, and says where."""
+    written, found = extract(
+        options.candidate,
+        options.data,
+        options.output,
+        dtype=options.dtype,
+        batch_size=options.batch_size,
+        num_workers=options.num_workers,
+        precision=options.precision,
+        device=chosen_device(options.device),
+        progress=True,
+    )
+    kept = f"; {found:,} were there" if found else ""
+    print(f"written to {options.output}: features of {written:,} images{kept}")
+
+
+def _table(ranking: Ranking) -> str:
+    """The ranking for the terminal: behind every score its standard deviation over repeats and its rank."""
+    by = {metric: f"{metric} ({METRICS[metric].unit})" for metric in ranking.metrics}
+    rows = [["rank", "candidate", *(cell for name in by.values() for cell in (name, "±", "rank")), "consensus"]]
+    for row in ranking.rows():
+        cells = [str(row["rank"]), row["name"]]
+        for metric in by:
+            std = row[f"{metric}_std"]
+            cells += [f"{row[metric]:.6f}", "" if std is None else f"{std:.6f}", str(row[f"{metric}_rank"])]
+        rows.append([*cells, str(row["consensus_rank"])])
+    return aligned(rows, left={1})

@@ -1,0 +1,272 @@
+"""Labelled images: folders of them, and data sets of any kind brought to one form."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64, Integer, Shaped
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2.functional import pil_to_tensor
+from tqdm import tqdm
+
+from .class_path import ClassPath, instantiate
+from .features import natural_files
+
+IGNORED = 255  # what every ignored pixel is labelled with, whatever the files say
+LabelMap = Mapping[int | str, int]
+
+
+class SegmentationFolder(Dataset[tuple[Image.Image, Image.Image]]):
+    """Images in a folder, and their label images in another one, paired by name.
+
+    Label images hold class numbers (gray, of 8 or 16 bits), or a palette or colours, which a label map tells apart.
+
+    Args:
+        images: folder of the images, in any format that Pillow reads.
+        labels: folder of the label images.
+        label_suffix: what a label image's name has behind that of its image, as "_L".
+
+    Raises:
+        ValueError: a folder that is missing or empty, or an image without its labels; when it is read, a file that is
+            no whole picture. The message names the file.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for name, mode in (("images", "RGB"), ("labels", "L")):
+        ...     (folder / name).mkdir()
+        ...     Image.new(mode, (6, 4)).save(folder / name / "a.png")
+        >>> image, labels = SegmentationFolder(folder / "images", folder / "labels")[0]
+        >>> image.size, labels.mode
+        ((6, 4), 'L')
+    """
+
+    def __init__(self, images: str | Path, labels: str | Path, label_suffix: str = "") -> None:
+        label_of = {path.stem: path for path in natural_files(Path(labels))}
+        self.files = []
+        for path in natural_files(Path(images)):
+            if f"{path.stem}{label_suffix}" not in label_of:
+                raise ValueError(f"{path} has no labels {Path(labels) / f'{path.stem}{label_suffix}'}.*")
+            self.files.append((path, label_of[f"{path.stem}{label_suffix}"]))
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, Image.Image]:
+        """An image and its label image, decoded."""
+        image, labels = self.files[index]
+        return _opened(image).convert("RGB"), _opened(labels)
+
+
+def _opened(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+            return picture
+    except Exception as error:  # Pillow fails in many ways
+        raise ValueError(f"{path} is not a whole picture: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledImage:
+    """An image of a data set with its labels, as tensors on one grid."""
+
+    index: int
+    image: Shaped[Tensor, "C H W"]
+    labels: Int64[Tensor, "H W"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledImages(Dataset[LabelledImage | ValueError]):
+    """Any data set of (image, labels) pairs, in one form: labels are classes, or `IGNORED`.
+
+    Args:
+        dataset: gives pairs of Pillow images or tensors, as those of torchvision do.
+        num_classes: K.
+        label_map: the class of every value, or colour ("#rrggbb"), of a label image; `ignore_index` is a class, too. A
+            value that it does not name is an error. Values are classes by default.
+        ignore_index: label of the pixels to leave out.
+        transform: what a model needs done with an image; it must keep all of the image in view.
+    """
+
+    dataset: Any
+    num_classes: int
+    label_map: LabelMap | None = None
+    ignore_index: int = IGNORED
+    transform: Any = None
+
+    def __post_init__(self) -> None:
+        """Checks the options."""
+        if len(self.dataset) == 0:
+            raise ValueError("the data set is empty")
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> LabelledImage | ValueError:
+        """An image; of one that is bad the error, which a worker process could not raise in one line."""
+        try:
+            return self.read(index)
+        except Exception as error:
+            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+            return ValueError(f"image {index}: {kind}{error}")
+
+    def read(self, index: int) -> LabelledImage:
+        """An image.
+
+        Raises:
+            ValueError: an image that is bad.
+        """
+        pair = self.dataset[index]
+        if not isinstance(pair, Sequence) or len(pair) < 2:
+            raise ValueError(f"the data set gives a {type(pair).__name__}, expected a pair (image, labels)")
+        image, labels = as_image(pair[0]), as_labels(pair[1], self.label_map)
+        if image.shape[1:] != labels.shape:
+            raise ValueError(f"an image of {_size(image)} pixels with labels on {_size(labels)}")
+        labels = torch.where(labels == self.ignore_index, IGNORED, labels)
+        wrong = (labels != IGNORED) & ((labels < 0) | (labels >= self.num_classes))
+        if wrong.any():
+            values = ", ".join(str(value) for value in labels[wrong].unique().tolist()[:5])
+            outside = f"outside [0, {self.num_classes}) and not ignore_index={self.ignore_index}"
+            raise ValueError(f"label {values} on {int(wrong.sum()):,} pixels: {outside}")
+        return LabelledImage(index, image if self.transform is None else self.transform(image), labels)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledData:
+    """Which labelled images, in words that a configuration file has.
+
+    Args:
+        dataset: what makes the data set: a path of a class, or `{"class_path": ..., "init_args": {...}}`.
+        num_classes: K.
+        label_map: as for `LabelledImages`.
+        ignore_index: label of the pixels to leave out.
+        class_names: for reports.
+    """
+
+    dataset: ClassPath
+    num_classes: int
+    label_map: dict[int | str, int] | None = None
+    ignore_index: int = IGNORED
+    class_names: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the options."""
+        if self.class_names is not None and len(self.class_names) != self.num_classes:
+            raise ValueError(f"{len(self.class_names)} class_names for num_classes={self.num_classes}")
+
+    def make(self, transform: Any = None) -> LabelledImages:
+        """The images.
+
+        Raises:
+            ValueError: a path that leads nowhere, arguments that do not fit, or a data set that is empty.
+        """
+        return LabelledImages(
+            dataset=instantiate(self.dataset),
+            num_classes=self.num_classes,
+            label_map=self.label_map,
+            ignore_index=self.ignore_index,
+            transform=transform,
+        )
+
+
+def as_image(image: Any) -> Shaped[Tensor, "C H W"]:
+    """An image as a tensor.
+
+    Raises:
+        ValueError: neither a Pillow image nor a tensor `[C, H, W]`.
+    """
+    if isinstance(image, Image.Image):
+        return pil_to_tensor(image.convert("RGB"))
+    if isinstance(image, Tensor) and image.ndim == 3:
+        return image
+    raise ValueError(f"an image is a {_kind(image)}, expected a Pillow image or a tensor [C, H, W]")
+
+
+def as_labels(labels: Any, label_map: LabelMap | None = None) -> Int64[Tensor, "H W"]:
+    """A label image as classes.
+
+    Raises:
+        ValueError: neither a Pillow image nor integers `[H, W]`, colours without a label map, or values that the map
+            does not name.
+
+    Example:
+        >>> labels = Image.new("RGB", (3, 2), "#804080")
+        >>> as_labels(labels, {"#804080": 7}).tolist()
+        [[7, 7, 7], [7, 7, 7]]
+    """
+    by_colour = label_map is not None and any(isinstance(value, str) for value in label_map)
+    if isinstance(labels, Image.Image):
+        if labels.mode in ("RGB", "RGBA") or by_colour:
+            if not by_colour:
+                raise ValueError("a label image of colours needs a label map that tells the class of each colour")
+            red, green, blue = np.moveaxis(np.array(labels.convert("RGB"), dtype=np.int64), -1, 0)
+            values = torch.from_numpy(red << 16 | green << 8 | blue)
+        else:
+            values = torch.from_numpy(np.array(labels).astype(np.int64))
+    elif isinstance(labels, Tensor) and not labels.is_floating_point() and labels.squeeze(0).ndim == 2:
+        values = labels.squeeze(0).to(torch.int64)
+    else:
+        raise ValueError(f"labels are a {_kind(labels)}, expected a Pillow image or integers [H, W]")
+    return values if label_map is None else _mapped(values, label_map, by_colour)
+
+
+def _mapped(values: Int64[Tensor, "H W"], label_map: LabelMap, by_colour: bool) -> Int64[Tensor, "H W"]:
+    class_of = {_number(value): number for value, number in label_map.items()}
+    found, place = values.unique(return_inverse=True)
+    unknown = [value for value in found.tolist() if value not in class_of]
+    if unknown:
+        first = ", ".join(f"#{value:06x}" if by_colour else str(value) for value in unknown[:5])
+        pixels = int(torch.isin(values, torch.tensor(unknown)).sum())
+        raise ValueError(f"labels hold {first}, on {pixels:,} pixels, which the label map does not name")
+    return torch.tensor([class_of[value] for value in found.tolist()])[place]
+
+
+def _number(value: int | str) -> int:
+    try:
+        return int(value.removeprefix("#"), 16) if isinstance(value, str) else value
+    except ValueError:
+        raise ValueError(f"label map: {value!r} is neither a number nor a colour like '#804080'") from None
+
+
+def _kind(value: Any) -> str:
+    return f"{value.dtype} tensor {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def _size(tensor: Integer[Tensor, "..."]) -> str:
+    return f"{tensor.shape[-2]} x {tensor.shape[-1]}"
+
+
+def read_batches(
+    images: LabelledImages, *, batch_size: int, num_workers: int, only: Sequence[int] | None = None, progress: str = ""
+) -> Iterator[list[LabelledImage]]:
+    """Images in batches, decoded by worker processes.
+
+    Args:
+        images: the data set.
+        batch_size: images a batch.
+        num_workers: processes that decode; none but this one with 0.
+        only: the images to read, by their index; all by default.
+        progress: what a progress bar is labelled with; none by default.
+
+    Raises:
+        ValueError: an image that is bad.
+    """
+    chosen = range(len(images)) if only is None else only
+    loader = DataLoader(
+        torch.utils.data.Subset(images, list(chosen)), batch_size, num_workers=num_workers, collate_fn=list
+    )
+    with tqdm(total=len(chosen), desc=progress, unit="image", disable=not progress) as bar:
+        for batch in loader:
+            for each in batch:
+                if isinstance(each, ValueError):
+                    raise each
+            yield batch
+            bar.update(len(batch))

@@ -1,0 +1,33 @@
+"""Short names of long contents."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from torch import Tensor
+
+
+def digest(parts: Iterable[bytes]) -> str:
+    """Tells these bytes from any others.
+
+    Example:
+        >>> digest([b"ab", b"c"]) == digest([b"abc"]) != digest([b"abd"])
+        True
+    """
+    found = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        found.update(part)
+    return found.hexdigest()
+
+
+def of_tensor(tensor: Tensor) -> Iterator[bytes]:
+    """Values, type and shape of a tensor on the CPU."""
+    yield f"{tensor.dtype} {list(tensor.shape)} ".encode()
+    yield tensor.numpy().tobytes()
+
+
+def of_file(path: str | Path) -> Iterator[bytes]:
+    """The contents of a file."""
+    with open(path, "rb") as file:
+        while part := file.read(1 << 20):
+            yield part

@@ -1,0 +1,142 @@
+"""Candidate models: made by the path of a class, with the weights of a checkpoint file."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.transforms import v2
+
+from ..class_path import ClassPath, instantiate
+from ..datasets import LabelledData
+
+PREFIXES = ("module.", "model.", "_orig_mod.", "net.")  # that training puts before the names of a model's parameters
+NESTED = ("state_dict", "model_state_dict", "model_state", "model")  # where a checkpoint keeps them
+MOST_NAMED = 5  # keys in an error
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # as torchvision's weights expect
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A source model that may be fine-tuned.
+
+    Args:
+        name: of the candidate, and of its folder of results.
+        model: what makes it: `{"class_path": ..., "init_args": {...}}`, where the path is of a class or of a function
+            that returns a model, or, without a dot, the name of a torchvision model.
+        layer: whose features to score, as for `hooks.FeatureTap`.
+        logits_layer: which gives the source model's class scores, for LEEP and NCE; "" is the model's own output.
+        checkpoint: file of its weights (.pt, .pth, .safetensors); as it is made by default.
+        transform: what the model needs done with an image, one after the other, each made as the model is. It must
+            keep all of the image in view. Scaling to [0, 1] and by ImageNet's mean and deviation by default.
+        source: the source data set, for OTCE and JC-OTCE.
+
+    Raises:
+        ValueError: a name that is none of a folder.
+    """
+
+    name: str
+    model: ClassPath
+    layer: str
+    logits_layer: str | None = None
+    checkpoint: str | None = None
+    transform: list[ClassPath] | None = None
+    source: LabelledData | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the name."""
+        if not self.name or self.name.startswith(".") or "/" in self.name or "\\" in self.name:
+            raise ValueError(f"candidate {self.name!r}: a name must be that of a folder")
+
+    def make(self) -> nn.Module:
+        """The model with its weights, in evaluation mode.
+
+        Raises:
+            ValueError: a path that leads nowhere, arguments that do not fit, or a checkpoint that is none or of another
+                model.
+        """
+        with torch.random.fork_rng():
+            torch.manual_seed(0)  # a model without a checkpoint is the same every time, too
+            model = instantiate(self.model)
+        if not isinstance(model, nn.Module):
+            raise ValueError(f"{self.model} makes a {type(model).__name__}, not a torch.nn.Module")
+        if self.checkpoint is not None:
+            load_weights(model, Path(self.checkpoint))
+        return model.eval()
+
+    def make_transform(self) -> v2.Transform:
+        """What is done with every image.
+
+        Raises:
+            ValueError: as `make`.
+        """
+        if self.transform is not None:
+            return v2.Compose([instantiate(each) for each in self.transform])
+        return v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)])
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Loads the weights of a checkpoint file into a model, which must be the one that they are of.
+
+    They may lie in an entry "state_dict" or "model" of the file, and their names may start with what distributed
+    training, Lightning or torch.compile put there. No code in the file is run.
+
+    Args:
+        model: changed in place.
+        path: a .safetensors file, or one of torch.save.
+
+    Raises:
+        ValueError: a file that is none, is cut off, or holds code, or weights of another model; the message names keys.
+    """
+    weights = _named_as(model.state_dict().keys(), _tensors(path))
+    own = model.state_dict()
+    told = []
+    for what, names in (
+        ("lacks", own.keys() - weights.keys()),
+        ("has beyond them", weights.keys() - own.keys()),
+        ("has in another shape", {n for n in own.keys() & weights.keys() if own[n].shape != weights[n].shape}),
+    ):
+        if names:
+            named = ", ".join(sorted(names)[:MOST_NAMED]) + (", ..." if len(names) > MOST_NAMED else "")
+            told.append(f"{what} {len(names)}: {named}")
+    if told:
+        entries = f"of the {len(own)} entries of this {type(model).__name__}"
+        raise ValueError(f"{path} is of another model: {entries} it {'; '.join(told)}")
+    model.load_state_dict(weights)
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint file, by name."""
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file  # an extra, which most checkpoints do not need
+
+            return load_file(path)
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except ImportError:
+        raise
+    except Exception as error:  # a damaged file fails in many ways
+        raise ValueError(f"{path} is not a whole file of weights alone: {str(error).splitlines()[0]}") from error
+    for name in NESTED:
+        if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
+            found = found[name]
+    named = found if isinstance(found, Mapping) else {}
+    tensors = {name: value for name, value in named.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise ValueError(f"{path} holds no tensors by name")
+    return tensors
+
+
+def _named_as(names: Any, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights as the model names them; what training kept beside the model is left out with its prefix."""
+    prefix = ""
+    while not names & {name.removeprefix(prefix) for name in weights if name.startswith(prefix)}:
+        deeper = [each for each in PREFIXES if any(name.startswith(prefix + each) for name in weights)]
+        if not deeper:
+            return weights
+        prefix += deeper[0]
+    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}

@@ -1,0 +1,92 @@
+"""Pixels that are drawn once, from the labels of a data set, so that every model is read at the same ones."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+
+from ..datasets import IGNORED, LabelledImage
+from ..digest import digest, of_tensor
+from ..pixels import Pixels
+from ..score import Scorer
+from ..statistics import PixelSample, Running
+from ..statistics._pixel_sample import NOT_DRAWN
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnPixels:
+    """The pixels of a data set at which every model is read.
+
+    Attributes:
+        sample: their labels, and as features the place of each: its image, and the fractions of the image's height and
+            width at which it lies.
+        fingerprint: tells these pixels of these images from any others.
+        shown: the image that shows most classes, the first of several.
+    """
+
+    sample: PixelSample
+    fingerprint: str
+    shown: int
+
+    @classmethod
+    def from_labels(cls, images: Iterable[LabelledImage], scorer: Scorer) -> "DrawnPixels":
+        """Draws pixels as a scorer does.
+
+        Args:
+            images: of the data set, in any order.
+            scorer: says how many pixels to draw, and how.
+
+        Raises:
+            ValueError: no labelled pixel.
+        """
+        running = Running()
+        digests: dict[int, str] = {}
+        classes: dict[int, int] = {}
+        for each in images:
+            places = _places(each)
+            pixels = Pixels(places, each.labels.unsqueeze(0), places, stream=each.index).to(scorer.device)
+            running += next(iter(scorer.statistics(pixels).values()))
+            digests[each.index] = digest([*of_tensor(each.image), *of_tensor(each.labels)])
+            classes[each.index] = len(each.labels[each.labels != IGNORED].unique())
+        sample = cast(PixelSample, running.total).to("cpu")
+        everything = [f"{index} {digests[index]}".encode() for index in sorted(digests)]
+        everything += [part for tensor in sample.state().values() for part in of_tensor(tensor)]
+        return cls(sample, digest(everything), max(sorted(classes), key=classes.__getitem__))
+
+    def of_images(self) -> dict[int, Int64[Tensor, "pixels"]]:
+        """Of every image that has pixels here, which of all pixels they are; images in order."""
+        is_drawn = self.sample.labels.flatten() != NOT_DRAWN
+        image = self.sample.features[..., 0].flatten().to(torch.int64).masked_fill(~is_drawn, -1)
+        order = image.argsort(stable=True)
+        indices, counts = image[order].unique_consecutive(return_counts=True)
+        parts = zip(indices.tolist(), order.split(counts.tolist()), strict=True)
+        return {index: part for index, part in parts if index >= 0}
+
+    def read(self, features: Float[Tensor, "D h w"], pixels: Int64[Tensor, "pixels"]) -> Float[Tensor, "pixels D"]:
+        """Features of an image, at whatever stride, read bilinearly at some of the pixels that lie in it.
+
+        Beyond the outermost features these are continued, as `torch.nn.functional.interpolate` does.
+        """
+        if features.dtype.itemsize < 4:
+            features = features.to(torch.float32)  # to bfloat16 the place between two features would be rounded
+        _, row, column = self.sample.features.flatten(0, -2)[pixels].to(features.device).unbind(-1)
+        grid = (2 * torch.stack([column, row], -1) - 1).to(features.dtype).reshape(1, 1, -1, 2)
+        found = torch.nn.functional.grid_sample(
+            features.unsqueeze(0), grid, mode="bilinear", padding_mode="border", align_corners=False
+        )
+        return found[0, :, 0].mT
+
+    def filled(self, features: Float[Tensor, "pixels D"]) -> PixelSample:
+        """The pixels with a model's features instead of their places."""
+        sample = self.sample.to(features.device)
+        return sample.with_features(features.unflatten(0, sample.labels.shape))
+
+
+def _places(image: LabelledImage) -> Float64[Tensor, "1 3 H W"]:
+    height, width = image.labels.shape
+    row, column = ((torch.arange(size, dtype=torch.float64) + 0.5) / size for size in (height, width))
+    number = torch.tensor(float(image.index), dtype=torch.float64)
+    return torch.stack(torch.broadcast_tensors(number, row.unsqueeze(-1), column)).unsqueeze(0)

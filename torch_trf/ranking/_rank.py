@@ -1,0 +1,249 @@
+"""Ranking candidates: each model runs once over the target's images, and what it gave is kept to go on from."""
+
+import json
+import math
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from ..datasets import LabelledData, LabelledImages, read_batches
+from ..digest import digest, of_file
+from ..maps import Mapper
+from ..pixels import Pixels, bilinear, size_of
+from ..score import Scorer
+from ..table import METRICS
+from ._by_class import by_class
+from ._candidate import Candidate
+from ._drawn_pixels import DrawnPixels
+from ._passes import ForwardPasses, Precision
+from ._ranking import Ranking, Result, map_patch_size
+from ._report import write_report
+from ._store import Seen, Settings, Store
+
+DEFAULTS: dict[str, Any] = {"num_pixels": 10_000, "sampling": "per_class"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranker:
+    """Ranks candidate models by how well they transfer to a target data set.
+
+    All of them are read at the same pixels, drawn once from the labels, bilinearly between the places where their
+    features lie, so that models of different strides are compared on equal terms. Each model runs once. What it gave at
+    these pixels, and its scores, are kept in the folder, so a ranking that was interrupted goes on where it ended.
+
+    Args:
+        target: the labelled images of the target data set.
+        output: folder of the results; it is made.
+        metrics: which metrics, by name.
+        by: the metric that ranks; the first by default.
+        options: of `Scorer`; of num_pixels and sampling the defaults are 10,000 and "per_class".
+        batch_size: images that a model sees at once; less where memory does not suffice.
+        num_workers: processes that decode images.
+        precision: of the forward passes; other than float32 by autocast.
+        device: where models run and scores are computed.
+        progress: whether to show progress bars.
+
+    Raises:
+        ValueError: options that contradict each other.
+    """
+
+    target: LabelledData
+    output: Path
+    metrics: tuple[str, ...] = ("logme", "hscore")
+    by: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    batch_size: int = 4
+    num_workers: int = 2
+    precision: Precision = "float32"
+    device: str = "cpu"
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        """Checks the options."""
+        if self.precision not in get_args(Precision):
+            raise ValueError(f"precision: {self.precision!r} is none of {', '.join(get_args(Precision))}")
+        for name, least in (("batch_size", 1), ("num_workers", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        if self.by not in (None, *self.metrics):
+            raise ValueError(f"by: {self.by!r} is none of the metrics {', '.join(self.metrics)}")
+        _ = self._scorer
+
+    def __call__(self, candidates: Sequence[Candidate]) -> Ranking:
+        """The ranking, also written as `ranking.json`, `ranking.csv` and `report.html`.
+
+        A candidate that fails is told at once, and is in the ranking with its error.
+
+        Raises:
+            ValueError: no candidate, two of one name, one that does not give what a metric reads, or bad data.
+            OSError: results that cannot be written.
+        """
+        self._check(candidates)
+        self.output.mkdir(parents=True, exist_ok=True)
+        drawn = self._draw(self.target, self._scorer, "labels")
+        results = []
+        for number, candidate in enumerate(candidates, 1):
+            result = self._kept_or_made(candidate, drawn, f"{candidate.name} ({number} of {len(candidates)})")
+            if result.failure:
+                warnings.warn(f"{candidate.name} failed and is left out: {result.failure}", stacklevel=2)
+            results.append(result)
+        ranking = Ranking(results=tuple(results), by=self.by or self.metrics[0], target=asdict(self.target))
+        ranking.write(self.output)
+        shown = self.target.make().read(drawn.shown)
+        write_report(ranking, shown.image, shown.labels, self.output / "report.html")
+        return ranking
+
+    @cached_property
+    def _scorer(self) -> Scorer:
+        """What draws pixels of the target and scores them."""
+        coupled = any(METRICS[name].gamma is not None for name in self.metrics if name in METRICS)
+        options = DEFAULTS | {"num_source_classes": 1 if coupled else None} | self.options
+        return Scorer(metrics=self.metrics, num_classes=self.target.num_classes, device=self.device, **options)
+
+    def _check(self, candidates: Sequence[Candidate]) -> None:
+        if not candidates:
+            raise ValueError("there is no candidate to rank")
+        names = [candidate.name for candidate in candidates]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"two candidates are called {twice[0]!r}")
+        for candidate in candidates:
+            for metric in self.metrics:
+                if METRICS[metric].reads == "logits" and candidate.logits_layer is None:
+                    raise ValueError(f"{metric} reads class scores: give logits_layer to candidate {candidate.name!r}")
+                if METRICS[metric].gamma is not None and candidate.source is None:
+                    raise ValueError(f"{metric} compares two data sets: give source to candidate {candidate.name!r}")
+
+    def _draw(self, data: LabelledData, scorer: Scorer, progress: str) -> DrawnPixels:
+        bar = progress if self.progress else ""
+        batches = read_batches(data.make(), batch_size=1, num_workers=self.num_workers, progress=bar)
+        return DrawnPixels.from_labels((image for batch in batches for image in batch), scorer)
+
+    def _kept_or_made(self, candidate: Candidate, drawn: DrawnPixels, title: str) -> Result:
+        """The candidate's result: as it was kept, from what its model gave before, or from its model."""
+        store = Store(self.output / candidate.name)
+        try:
+            scorer, source = self._for_source(candidate, title)
+            settings = self._settings(candidate, drawn, source)
+        except Exception as error:  # of files and code that may be anybody's
+            return _failed(candidate, error)
+        kept = store.result(settings)
+        if isinstance(kept, Result):
+            return kept
+        seen = store.seen(settings["model"])
+        if not isinstance(seen, Seen):
+            for difference in seen:
+                warnings.warn(f"{candidate.name}: {difference}: its model runs again", stacklevel=3)
+            try:
+                seen = self._look(candidate, drawn, source, title)
+            except Exception as error:
+                return _failed(candidate, error)
+            store.save_seen(seen, settings["model"])
+        try:
+            result = self._scored(candidate, scorer, seen, settings)
+        except Exception as error:
+            return _failed(candidate, error)
+        store.save_result(result)
+        return result
+
+    def _for_source(self, candidate: Candidate, title: str) -> tuple[Scorer, DrawnPixels | None]:
+        """The scorer of a candidate, and the pixels of its source data set where a metric couples both."""
+        if candidate.source is None or not self._scorer.coupled:
+            return self._scorer, None
+        scorer = replace(self._scorer, num_source_classes=candidate.source.num_classes)
+        # The complement of the seed draws the source independently of a target on the same grid.
+        of_source = replace(scorer, num_classes=candidate.source.num_classes, seed=~scorer.seed)
+        return scorer, self._draw(candidate.source, of_source, f"{title}: labels of the source")
+
+    def _settings(self, candidate: Candidate, drawn: DrawnPixels, source: DrawnPixels | None) -> Settings:
+        """What a candidate's result depends on; under "model" what its model's features do."""
+        model = asdict(candidate) | {"precision": self.precision, "pixels": drawn.fingerprint}
+        if candidate.checkpoint is not None:
+            model["checkpoint_digest"] = digest(of_file(candidate.checkpoint))
+        if source is not None:
+            model["source_pixels"] = source.fingerprint
+        scorer = {name: value for name, value in asdict(self._scorer).items() if name not in ("device", "progress")}
+        return json.loads(json.dumps({"model": model, "scorer": scorer}))  # as they come back from a file
+
+    def _look(self, candidate: Candidate, drawn: DrawnPixels, source: DrawnPixels | None, title: str) -> Seen:
+        """Runs the candidate's model over the images in which pixels were drawn."""
+        start = time.perf_counter()
+        layers = dict.fromkeys([candidate.layer, *([] if candidate.logits_layer is None else [candidate.logits_layer])])
+        device = torch.device(self.device)
+        passes = ForwardPasses(
+            model=candidate.make().to(device),
+            layers=tuple(layers),
+            device=device,
+            precision=self.precision,
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+        )
+        transform = candidate.make_transform()
+        rows, shown = self._read(passes, self.target.make(transform), drawn, title, candidate.logits_layer)
+        samples = {"feature_sample": drawn.filled(rows[candidate.layer])}
+        if candidate.logits_layer is not None:
+            samples["logit_sample"] = drawn.filled(rows[candidate.logits_layer])
+        if source is not None and candidate.source is not None:
+            images = candidate.source.make(transform)
+            rows, _ = self._read(passes, images, source, f"{title}: source", None)
+            samples["source_sample"] = source.filled(rows[candidate.layer])
+        for sample in samples.values():
+            sample.faults.check(self.target.num_classes, self.target.ignore_index)
+        return Seen(samples, shown, {"all": time.perf_counter() - start, "forward": passes.seconds})
+
+    def _read(
+        self, passes: ForwardPasses, images: LabelledImages, drawn: DrawnPixels, title: str, logits_layer: str | None
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """What each layer gives at the pixels; and the map of the image that is shown."""
+        parts, shown = drawn.of_images(), None
+        rows: dict[str, Tensor] = {}
+        for image, features in passes(images, list(parts), title if self.progress else ""):
+            pixels = parts[image.index]
+            for layer, tensor in features.items():
+                found = drawn.read(tensor, pixels)
+                if layer not in rows:
+                    rows[layer] = found.new_zeros(drawn.sample.labels.numel(), found.shape[1])
+                rows[layer][pixels.to(found.device)] = found
+            if image.index == drawn.shown and logits_layer is not None:
+                shown = self._map(features[logits_layer], image.labels)
+        return rows, shown
+
+    def _map(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """LEEP patch by patch over an image, at the resolution of its labels."""
+        size = size_of(labels)
+        mapper = Mapper(metric="leep", patch_size=map_patch_size(size), num_classes=self.target.num_classes)
+        resized = bilinear(logits.unsqueeze(0).to(torch.float32), size)
+        labels = labels.unsqueeze(0).to(resized.device)
+        made = mapper([Pixels(resized, labels, resized)])
+        return made.values.where(made.valid, torch.nan).cpu()
+
+    def _scored(self, candidate: Candidate, scorer: Scorer, seen: Seen, settings: Settings) -> Result:
+        device = torch.device(self.device)
+        samples = {name: sample.to(device) for name, sample in seen.samples.items()}
+        needed = scorer.statistic_names() | ({"source_sample"} if scorer.coupled else set())
+        known = {name: samples[name] for name in samples if name in needed}
+        return Result(
+            name=candidate.name,
+            scores=scorer.scores(known),
+            by_class=by_class(samples, self.target.num_classes),
+            map=None if seen.map is None else [[_number(x) for x in row] for row in seen.map.tolist()],
+            settings=settings,
+            seconds=seen.seconds,
+        )
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _failed(candidate: Candidate, error: Exception) -> Result:
+    """The result of a candidate that cannot be scored."""
+    kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
+    failure = " ".join(f"{kind}{error}".split())
+    return Result(name=candidate.name, scores={}, by_class={}, map=None, settings={}, seconds={}, failure=failure)
