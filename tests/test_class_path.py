@@ -31,7 +31,6 @@ def test_arguments_may_be_types_of_tensors():
     assert made(torch.full((3, 1, 1), 255, dtype=torch.uint8)).flatten().tolist() == [1.0] * 3
 
 
-# BUG: a text that starts with "torch." and is no type of tensors is text, as a file's name may be.
 @pytest.mark.parametrize("text", ["torch.pt", "torch.", "torch.nowhere.float32", "torch.nn", "torchvision"])
 def test_other_arguments_are_as_they_are(text):
     assert instantiate(named("builtins.dict", text=text, folder=None, sizes=[1, [2]])) == {

@@ -93,7 +93,16 @@ def test_scores_are_those_of_the_functions(data, score):
         assert result["scores"][name]["pixels"] == (labels != IGNORE_INDEX).sum()
         assert result["scores"][name]["std"] is None
     assert result["num_classes"] == 8
-    assert set(result["versions"]) == {"torch_trf", "python", "torch", "torchvision", "numpy", "POT", "geomloss", "pykeops"}
+    assert set(result["versions"]) == {
+        "torch_trf",
+        "python",
+        "torch",
+        "torchvision",
+        "numpy",
+        "POT",
+        "geomloss",
+        "pykeops",
+    }
 
 
 def test_table_and_json_tell_every_metric(score, capsys):

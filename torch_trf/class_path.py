@@ -49,9 +49,8 @@ def _argument(value: Any) -> Any:
         return instantiate(value)
     if isinstance(value, list):
         return [_argument(each) for each in value]
-    if isinstance(value, str) and value.startswith("torch.") and isinstance(dtype := _found(value), torch.dtype):
-        return dtype
-    return value
+    dtype = getattr(torch, value.removeprefix("torch."), None) if str(value).startswith("torch.") else None
+    return dtype if isinstance(dtype, torch.dtype) else value
 
 
 def _found(path: str) -> Any:

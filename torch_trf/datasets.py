@@ -1,13 +1,14 @@
 """Labelled images: folders of them, and data sets of any kind brought to one form."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int64, Integer, Shaped
+from jaxtyping import Int64, Shaped
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -75,10 +76,10 @@ def _opened(path: Path) -> Image.Image:
 
 @dataclass(frozen=True, slots=True)
 class LabelledImage:
-    """An image of a data set with its labels, as tensors on one grid."""
+    """An image of a data set with its labels, as tensors; the image as the model wants it, at whatever resolution."""
 
     index: int
-    image: Shaped[Tensor, "C H W"]
+    image: Shaped[Tensor, "C h w"]
     labels: Int64[Tensor, "H W"]
 
 
@@ -105,6 +106,8 @@ class LabelledImages(Dataset[LabelledImage | ValueError]):
         """Checks the options."""
         if len(self.dataset) == 0:
             raise ValueError("the data set is empty")
+        if not 1 <= self.num_classes <= IGNORED:
+            raise ValueError(f"num_classes={self.num_classes}: at least 1 and at most {IGNORED} classes")
 
     def __len__(self) -> int:
         """How many images there are."""
@@ -112,6 +115,8 @@ class LabelledImages(Dataset[LabelledImage | ValueError]):
 
     def __getitem__(self, index: int) -> LabelledImage | ValueError:
         """An image; of one that is bad the error, which a worker process could not raise in one line."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"image {index} of {len(self)}")
         try:
             return self.read(index)
         except Exception as error:
@@ -130,12 +135,13 @@ class LabelledImages(Dataset[LabelledImage | ValueError]):
         image, labels = as_image(pair[0]), as_labels(pair[1], self.label_map)
         if image.shape[1:] != labels.shape:
             raise ValueError(f"an image of {_size(image)} pixels with labels on {_size(labels)}")
-        labels = torch.where(labels == self.ignore_index, IGNORED, labels)
-        wrong = (labels != IGNORED) & ((labels < 0) | (labels >= self.num_classes))
+        ignored = labels == self.ignore_index
+        wrong = ~ignored & ((labels < 0) | (labels >= self.num_classes))
         if wrong.any():
             values = ", ".join(str(value) for value in labels[wrong].unique().tolist()[:5])
             outside = f"outside [0, {self.num_classes}) and not ignore_index={self.ignore_index}"
             raise ValueError(f"label {values} on {int(wrong.sum()):,} pixels: {outside}")
+        labels = labels.masked_fill(ignored, IGNORED)
         return LabelledImage(index, image if self.transform is None else self.transform(image), labels)
 
 
@@ -211,8 +217,8 @@ def as_labels(labels: Any, label_map: LabelMap | None = None) -> Int64[Tensor, "
             values = torch.from_numpy(red << 16 | green << 8 | blue)
         else:
             values = torch.from_numpy(np.array(labels).astype(np.int64))
-    elif isinstance(labels, Tensor) and not labels.is_floating_point() and labels.squeeze(0).ndim == 2:
-        values = labels.squeeze(0).to(torch.int64)
+    elif isinstance(labels, Tensor) and not labels.is_floating_point() and labels.shape[:-2] in ((), (1,)):
+        values = labels.reshape(labels.shape[-2:]).to(torch.int64)
     else:
         raise ValueError(f"labels are a {_kind(labels)}, expected a Pillow image or integers [H, W]")
     return values if label_map is None else _mapped(values, label_map, by_colour)
@@ -230,29 +236,57 @@ def _mapped(values: Int64[Tensor, "H W"], label_map: LabelMap, by_colour: bool) 
 
 
 def _number(value: int | str) -> int:
-    try:
-        return int(value.removeprefix("#"), 16) if isinstance(value, str) else value
-    except ValueError:
-        raise ValueError(f"label map: {value!r} is neither a number nor a colour like '#804080'") from None
+    if isinstance(value, int):
+        return value
+    if not re.fullmatch("#[0-9a-fA-F]{6}", value):
+        raise ValueError(f"label map: {value!r} is neither a number nor a colour like '#804080'")
+    return int(value[1:], 16)
 
 
 def _kind(value: Any) -> str:
     return f"{value.dtype} tensor {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
-def _size(tensor: Integer[Tensor, "..."]) -> str:
+def _size(tensor: Shaped[Tensor, "..."]) -> str:
     return f"{tensor.shape[-2]} x {tensor.shape[-1]}"
 
 
+@dataclass(frozen=True, slots=True)
+class _Looked(Dataset[Any]):
+    """What a look at some of the images gives."""
+
+    images: LabelledImages
+    look: Callable[[LabelledImage], Any]
+    chosen: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, index: int) -> Any:
+        image = self.images[self.chosen[index]]
+        return image if isinstance(image, ValueError) else self.look(image)
+
+
+def _itself(image: LabelledImage) -> LabelledImage:
+    return image
+
+
 def read_batches(
-    images: LabelledImages, *, batch_size: int, num_workers: int, only: Sequence[int] | None = None, progress: str = ""
-) -> Iterator[list[LabelledImage]]:
-    """Images in batches, decoded by worker processes.
+    images: LabelledImages,
+    look: Callable[[LabelledImage], Any] = _itself,
+    *,
+    batch_size: int,
+    num_workers: int,
+    only: Sequence[int] | None = None,
+    progress: str = "",
+) -> Iterator[list[Any]]:
+    """Images, or what a look at each gives, in batches, by worker processes.
 
     Args:
         images: the data set.
+        look: a function of a `LabelledImage`, for the worker processes; gives the image itself by default.
         batch_size: images a batch.
-        num_workers: processes that decode; none but this one with 0.
+        num_workers: processes that decode images; none but this one with 0.
         only: the images to read, by their index; all by default.
         progress: what a progress bar is labelled with; none by default.
 
@@ -260,9 +294,7 @@ def read_batches(
         ValueError: an image that is bad.
     """
     chosen = range(len(images)) if only is None else only
-    loader = DataLoader(
-        torch.utils.data.Subset(images, list(chosen)), batch_size, num_workers=num_workers, collate_fn=list
-    )
+    loader = DataLoader(_Looked(images, look, chosen), batch_size, num_workers=num_workers, collate_fn=list)
     with tqdm(total=len(chosen), desc=progress, unit="image", disable=not progress) as bar:
         for batch in loader:
             for each in batch:

@@ -174,7 +174,7 @@ def on_one_grid(
         for name, tensor in zip(("features", "logits"), images, strict=False):
             if tensor.dim() != 4 or len(tensor) != len(labels) or not tensor.numel() or not tensor.is_floating_point():
                 as_images(tensor, labels)  # which says what is wrong
-            _check_stride(name, size_of(tensor), size_of(labels))
+            check_stride(name, size_of(tensor), size_of(labels), "labels")
         size = size_of(images[0]) if grid == "features" else size_of(labels)
         images, labels = [bilinear(tensor, size) for tensor in images], nearest(labels, size)
     aligned = [as_images(tensor, labels) for tensor in images]
@@ -227,10 +227,11 @@ def _strided(size: Size, stride: int) -> tuple[Size, Size]:
     return (size[0] // stride, size[1] // stride), (-(-size[0] // stride), -(-size[1] // stride))
 
 
-def _check_stride(name: str, size: Size, labels_size: Size) -> None:
-    small, large = sorted((size, labels_size))
+def check_stride(name: str, size: Size, other_size: Size, other: str) -> None:
+    """Raises where neither of two grids is the other at an integer stride."""
+    small, large = sorted((size, other_size))
     if not any(small in _strided(large, stride) for stride in range(1, max(large) + 1)):
-        grids = f"{name} on {size[0]} x {size[1]} and labels on {labels_size[0]} x {labels_size[1]} pixels"
+        grids = f"{name} on {size[0]} x {size[1]} and {other} on {other_size[0]} x {other_size[1]} pixels"
         raise ValueError(f"{grids} cannot be brought onto one grid: neither is the other at an integer stride")
 
 

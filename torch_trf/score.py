@@ -1,5 +1,6 @@
 """Scores over a stream of pixels: one read serves every metric that is asked for."""
 
+import math
 import time
 import warnings
 from collections import defaultdict
@@ -45,6 +46,7 @@ class Score:
         standard_error: of a LEEP whose log-likelihood was taken over a sample of a stream; None where it is exact.
         coupling: of OTCE and JC-OTCE, how well source and target were coupled in each repeat: solver, cost,
             duality_gap, marginal_error, epsilon, iterations and converged, as in `transport.JointLabelMass`.
+        by_class: of LogME, the evidence for each class, of which the score is the mean; None of a class without pixels.
     """
 
     score: float
@@ -53,6 +55,7 @@ class Score:
     seconds: float
     standard_error: float | None = None
     coupling: dict[str, Any] | None = None
+    by_class: tuple[float | None, ...] | None = None
 
     @property
     def std(self) -> float | None:
@@ -350,7 +353,9 @@ class Scorer(SolverOptions):
             if "source_sample" not in found:
                 raise ValueError(f"{name} compares two data sets: a source is needed beside the target")
             coupling = self._couple(name, found["source_sample"], known, table.gamma)
-        repeats = require_finite(table.function(coupling or known, self).reshape(-1))
+        parts = None if table.by_class is None else table.by_class(known, self)
+        scores = table.function(coupling or known, self) if parts is None else parts.nanmean(-1)
+        repeats = require_finite(scores.reshape(-1))
         if name == "leep" and self.num_pixels is None and "logit_sample" in found:
             error = known.standard_error(found["logit_sample"].population).item()
         values = tuple(repeats.tolist())
@@ -364,6 +369,7 @@ class Scorer(SolverOptions):
             seconds=seconds["read"] + sum(seconds[part] for part in set(used)) + time.perf_counter() - start,
             standard_error=error,
             coupling=None if coupling is None else coupling.diagnostics(),
+            by_class=None if parts is None else numbers(parts.reshape(-1, self.num_classes).nanmean(0)),
         )
 
     def _couple(self, name: str, source: PixelSample, target: PixelSample, gamma: float) -> JointLabelMass:
@@ -408,6 +414,11 @@ def as_pixels(batches: Batches, stream: int = 0) -> Iterator[Pixels]:
             logits = as_images(batch[2], batch[1])[0] if len(batch) == 3 else None
             yield Pixels(features, labels, logits, stream=stream, offset=offset)
             offset += labels.numel()
+
+
+def numbers(values: Tensor) -> tuple[float | None, ...]:
+    """Numbers for a file, which has no NaN: None instead."""
+    return tuple(None if math.isnan(value) else value for value in values.tolist())
 
 
 @contextmanager

@@ -37,6 +37,7 @@ class Metric:
         reads: which of a batch's tensors they are built from.
         function: the score of a statistic, given the options of whoever asks (a `Scorer` or a `Mapper`).
         unit: of the score.
+        by_class: what `function` is the mean of, over the classes that are not NaN, of a metric that is such a mean.
         gamma: share of the features in the ground cost, of a metric that couples source and target pixels.
     """
 
@@ -44,6 +45,7 @@ class Metric:
     reads: Literal["features", "logits"]
     function: Callable[[Any, Any], Tensor]
     unit: str
+    by_class: Callable[[Any, Any], Tensor] | None = None
     gamma: float | None = None
 
     def read(self, pixels: Pixels) -> Tensor:
@@ -58,7 +60,11 @@ class Metric:
 METRICS: dict[str, Metric] = {
     "leep": Metric(("soft_mass", "log_likelihood"), "logits", lambda x, _: functions.leep(x), "nats"),
     "logme": Metric(
-        ("moments",), "features", lambda x, options: functions.logme(x, absent_classes=options.absent_classes), "nats"
+        ("moments",),
+        "features",
+        lambda x, options: functions.logme(x, absent_classes=options.absent_classes),
+        "nats",
+        by_class=lambda x, options: functions.logme_by_class(x, absent_classes=options.absent_classes),
     ),
     "hscore": Metric(
         ("moments",), "features", lambda x, options: functions.hscore(x, rcond=options.rcond), "directions"

@@ -46,7 +46,6 @@ def test_loads_what_training_saves(tmp_path, prefix, nested, ending):
     assert_loads(path)
 
 
-# BUG: a state_dict inside a "model" is not found.
 @pytest.mark.parametrize("inner", ["state_dict", "model"])
 def test_loads_what_is_nested_twice(tmp_path, inner):
     outer = {"state_dict": "model", "model": "state_dict"}[inner]
@@ -62,7 +61,6 @@ def test_loads_what_lightning_saves(tmp_path):
     assert_loads(tmp_path / "last.pt")
 
 
-# BUG: the prefix that comes first in a list is followed, even where another leads to the model.
 def test_finds_the_model_beside_another(tmp_path):
     torch.save(prefixed("model.") | {"module.teacher.weight": torch.ones(3)}, tmp_path / "weights.pt")
     assert_loads(tmp_path / "weights.pt")
@@ -94,7 +92,6 @@ def test_weights_of_another_precision_are_those_of_the_model(tmp_path):
     assert_loads(tmp_path / "weights.pt")
 
 
-# BUG: of an error without a message the first line is asked for.
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("kept", [0.0, 0.01, 0.1, 0.5, 0.9, 0.999])
 def test_a_file_that_is_cut_off_is_named(tmp_path, kept, zipped):
@@ -222,7 +219,6 @@ def test_images_are_scaled_as_imagenet_by_default():
     torch.testing.assert_close(found, expected.reshape(3, 1, 1).expand(3, 2, 2))
 
 
-# BUG: no transform at all, where images are as the model needs them, is an error.
 def test_transforms_are_done_one_after_the_other():
     image = torch.full((3, 4, 4), 51, dtype=torch.uint8)
     resize = {"class_path": "torchvision.transforms.v2.Resize", "init_args": {"size": [2, 3]}}

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch_trf import Scorer
 from torch_trf.datasets import LabelledImage
 from torch_trf.pixels import Pixels, on_one_grid
-from torch_trf.ranking._drawn_pixels import DrawnPixels
+from torch_trf.ranking._drawn_pixels import DrawnImage, DrawnPixels
 
 from .helpers import K, Scenes
 
@@ -29,6 +29,10 @@ def scenes(**options):
     return [LabelledImage(index, *pair) for index, pair in enumerate(Scenes(**options).pairs)]
 
 
+def draw(images, scorer):
+    return DrawnPixels.from_images(DrawnImage.from_labels(image, scorer) for image in images)
+
+
 def filled(drawn, feature_maps):
     """The drawn pixels with features read from a map of each image."""
     parts = drawn.of_images()
@@ -46,7 +50,7 @@ def assert_same_pixels(sample, other):
 @every_sampling
 def test_draws_as_a_scorer_does(options):
     images, scorer = scenes(), make_scorer(**options)
-    drawn = DrawnPixels.from_labels(images, scorer)
+    drawn = draw(images, scorer)
     statistics = [
         scorer.statistics(Pixels(each.image[None], each.labels[None], stream=each.index))["feature_sample"]
         for each in images
@@ -62,7 +66,7 @@ def test_draws_as_a_scorer_does(options):
 def test_reads_what_one_grid_has_there(height, dtype):
     """Features of every stride, with sizes rounded down and up, on the grid of the labels."""
     image = scenes(count=1, sizes=((12, 20),))[0]
-    drawn = DrawnPixels.from_labels([image], make_scorer(sampling="per_class", num_repeats=2))
+    drawn = draw([image], make_scorer(sampling="per_class", num_repeats=2))
     stride = 12 // height
     for width in {20 // stride, -(-20 // stride)}:
         features = torch.randn(4, height, width, generator=torch.Generator().manual_seed(0)).to(dtype)
@@ -87,7 +91,7 @@ def test_reads_what_one_grid_has_there(height, dtype):
 def test_reads_as_interpolation_does(size, of_features, seed):
     labels = torch.zeros(size, dtype=torch.int64)
     image = LabelledImage(7, torch.zeros(3, *size), labels)
-    drawn = DrawnPixels.from_labels([image], make_scorer(num_pixels=81, seed=seed))
+    drawn = draw([image], make_scorer(num_pixels=81, seed=seed))
     features = torch.randn(2, *of_features, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     everywhere = torch.nn.functional.interpolate(features[None], size, mode="bilinear", align_corners=False)
     expected = make_scorer(num_pixels=81, seed=seed).statistics(Pixels(everywhere, labels[None], stream=7))
@@ -99,7 +103,7 @@ def test_reads_as_interpolation_does(size, of_features, seed):
 @every_sampling
 def test_does_not_depend_on_the_order_of_images(options):
     images = scenes()
-    drawn, other = (DrawnPixels.from_labels(some, make_scorer(**options)) for some in (images, images[::-1]))
+    drawn, other = (draw(some, make_scorer(**options)) for some in (images, images[::-1]))
     assert_same_pixels(drawn.sample, other.sample)
     assert (drawn.fingerprint, drawn.shown) == (other.fingerprint, other.shown)
 
@@ -107,7 +111,7 @@ def test_does_not_depend_on_the_order_of_images(options):
 @every_sampling
 def test_every_pixel_lies_in_one_image(options):
     images = scenes()
-    drawn = DrawnPixels.from_labels(images, make_scorer(**options))
+    drawn = draw(images, make_scorer(**options))
     parts = drawn.of_images()
     assert list(parts) == sorted(parts)
     together = torch.cat(list(parts.values())).sort().values
@@ -124,17 +128,16 @@ def test_images_without_drawn_pixels_are_none_of_them():
     images = scenes(count=3)
     for each in images[1:]:
         each.labels.fill_(255)
-    assert list(DrawnPixels.from_labels(images, make_scorer()).of_images()) == [0]
+    assert list(draw(images, make_scorer()).of_images()) == [0]
 
 
-# BUG: nothing is said where no pixel can be drawn.
 @pytest.mark.parametrize("sampling", ["uniform", "per_class", "boundary"])
 def test_no_labelled_pixel_is_an_error(sampling):
     images = scenes(count=2)
     for each in images:
         each.labels.fill_(255)
     with pytest.raises(ValueError, match="no labelled pixel"):
-        DrawnPixels.from_labels(images, make_scorer(sampling=sampling))
+        draw(images, make_scorer(sampling=sampling))
 
 
 def changed_image():
@@ -164,9 +167,9 @@ def changed_label():
     ],
 )
 def test_fingerprints_tell_images_and_draws_apart(images, options):
-    before = DrawnPixels.from_labels(scenes(), make_scorer()).fingerprint
-    assert DrawnPixels.from_labels(scenes(), make_scorer(metrics=("hscore",))).fingerprint == before
-    assert DrawnPixels.from_labels(images(), make_scorer(**options)).fingerprint != before
+    before = draw(scenes(), make_scorer()).fingerprint
+    assert draw(scenes(), make_scorer(metrics=("hscore",))).fingerprint == before
+    assert draw(images(), make_scorer(**options)).fingerprint != before
 
 
 def test_the_image_of_most_classes_is_shown():
@@ -174,12 +177,12 @@ def test_the_image_of_most_classes_is_shown():
     for each, classes in zip(images, (1, 2, 3, 3, 2), strict=True):
         each.labels.copy_(torch.arange(each.labels.numel()).reshape(each.labels.shape) % classes)
     images[1].labels[0, 0] = 255  # which is no class
-    assert DrawnPixels.from_labels(images[::-1], make_scorer()).shown == 2
+    assert draw(images[::-1], make_scorer()).shown == 2
 
 
 def test_features_that_are_no_numbers_are_counted():
     images = scenes(count=2)
-    drawn = DrawnPixels.from_labels(images, make_scorer(num_pixels=10_000))
+    drawn = draw(images, make_scorer(num_pixels=10_000))
     for value in (torch.nan, torch.inf):
         features = [each.image.clone() for each in images]
         features[1][0] = value
@@ -190,7 +193,7 @@ def test_features_that_are_no_numbers_are_counted():
 
 def test_places_without_a_pixel_hold_no_fault():
     """Rows that no pixel fills may hold anything."""
-    drawn = DrawnPixels.from_labels(scenes(count=1), make_scorer(num_pixels=10_000, sampling="per_class"))
+    drawn = draw(scenes(count=1), make_scorer(num_pixels=10_000, sampling="per_class"))
     rows = torch.full((drawn.sample.labels.numel(), 2), torch.nan)
     rows[drawn.sample.labels.flatten() >= 0] = 1.0
     drawn.filled(rows).faults.check(K, 255)

@@ -43,7 +43,6 @@ def test_layers_give_features_of_every_image():
         assert not features["mix"].requires_grad
 
 
-# BUG: `LabelledImage` says that an image has the size of its labels, which a transform may change.
 def test_images_of_one_size_share_a_pass():
     one, two = (8, 8), (4, 8)
     run(Model(), make_images(count=5, sizes=(one,)), "mix")
@@ -74,7 +73,6 @@ def raise_above(most, error):
 OUT_OF_MEMORY = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
     RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
-    # BUG: what CUDA and its libraries say where the allocator of torch was not asked.
     RuntimeError("CUDA error: out of memory"),
     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
 ]
@@ -160,17 +158,15 @@ def test_tokens_are_folded():
 
 
 def test_features_that_are_no_images_are_named():
-    with pytest.raises(ValueError, match=r"features \[1, 3\] are neither images \[B, D, H, W\] nor tokens \[B, N, D\]"):
+    with pytest.raises(ValueError, match=r"layer 'pooled' gives \[1, 3\] of 1 images, expected images"):
         run(Tokens(), make_images(), "pooled")
 
 
-# BUG: channels that come last are taken for columns.
 def test_features_on_no_grid_of_the_image_are_named():
     with pytest.raises(ValueError, match=r"\b3\b.*grid"):
         run(ChannelsLast(), make_images(sizes=((12, 16),)), "same")
 
 
-# BUG: of windows of an image, which come one after the other, the first ones are taken for the images.
 def test_features_of_more_images_than_there_are_are_named():
     class Windows(nn.Module):
         """Gives the upper and the lower half of each image, one after the other."""

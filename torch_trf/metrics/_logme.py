@@ -3,7 +3,7 @@
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float64
+from jaxtyping import Float64
 from torch import Tensor
 
 from .._ops import eigenbasis, logme_evidence
@@ -48,23 +48,23 @@ def logme(moments: Moments, *, absent_classes: Literal["skip", "include"] = "ski
     Source: K. You et al., "LogME: Practical assessment of pre-trained models for transfer learning", ICML 2021,
     equations 1 to 3; K. You et al., "Ranking and tuning pre-trained models", JMLR 2022, algorithm 3 (fixed point).
     """
-    if absent_classes not in ("skip", "include"):
-        raise ValueError(f"absent_classes must be 'skip' or 'include', not {absent_classes!r}")
-    present = moments.class_count > 0
-    # Up to the largest class that is present, or just those that are.
-    included = present if absent_classes == "skip" else present.flip(-1).cumsum(-1).flip(-1) > 0
-    score = _evidence(moments, included).sum(-1) / included.sum(-1)
-    return score.where(moments.count > 0, torch.nan)
+    return logme_by_class(moments, absent_classes=absent_classes).nanmean(-1)
 
 
-def logme_by_class(moments: Moments) -> Float64[Tensor, "*batch K"]:
+def logme_by_class(
+    moments: Moments, *, absent_classes: Literal["skip", "include"] = "skip"
+) -> Float64[Tensor, "*batch K"]:
     """The evidence for each class against all others, in nats a pixel, of which LogME is the mean.
 
     Args:
         moments: of the target pixels.
+        absent_classes: as for `logme`.
 
     Returns:
-        For each leading index one number a class, unbounded; higher is better. NaN for a class without a pixel.
+        For each leading index one number a class, unbounded; higher is better. NaN for a class that does not count.
+
+    Raises:
+        ValueError: as `logme`.
 
     Example:
         >>> features = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
@@ -74,19 +74,18 @@ def logme_by_class(moments: Moments) -> Float64[Tensor, "*batch K"]:
 
     Source: as `logme`.
     """
+    if absent_classes not in ("skip", "include"):
+        raise ValueError(f"absent_classes must be 'skip' or 'include', not {absent_classes!r}")
     present = moments.class_count > 0
-    return _evidence(moments, present).where(present, torch.nan)
-
-
-def _evidence(moments: Moments, included: Bool[Tensor, "*batch K"]) -> Float64[Tensor, "*batch K"]:
-    """The evidence over N of every class that is included; 0 of others."""
+    # Up to the largest class that is present, or just those that are.
+    included = present if absent_classes == "skip" else present.flip(-1).cumsum(-1).flip(-1) > 0
     eigenvalues, coordinates = eigenbasis(moments.gram, moments.class_sum)
     # Directions without features hold rounding alone.
     floor = eigenvalues[..., -1:] * eigenvalues.shape[-1] * torch.finfo(torch.float64).eps
     sigma = eigenvalues.where(eigenvalues > floor, 0)
     projected = torch.where(sigma.unsqueeze(-2) > 0, coordinates.square() / sigma.unsqueeze(-2), 0)  # (uᵀy)²
     outside = (moments.class_count - projected.sum(-1)).clamp(min=0)  # the part of y that no direction of F reaches
-    return logme_evidence(
+    evidence = logme_evidence(
         sigma,
         projected,
         outside,
@@ -96,3 +95,4 @@ def _evidence(moments: Moments, included: Bool[Tensor, "*batch K"]) -> Float64[T
         tolerance=TOLERANCE,
         max_iterations=MAX_ITERATIONS,
     )
+    return evidence.where(included, torch.nan)

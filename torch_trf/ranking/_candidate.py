@@ -73,7 +73,7 @@ class Candidate:
             ValueError: as `make`.
         """
         if self.transform is not None:
-            return v2.Compose([instantiate(each) for each in self.transform])
+            return v2.Compose([nn.Identity(), *(instantiate(each) for each in self.transform)])
         return v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)])
 
 
@@ -96,7 +96,10 @@ def load_weights(model: nn.Module, path: Path) -> None:
     for what, names in (
         ("lacks", own.keys() - weights.keys()),
         ("has beyond them", weights.keys() - own.keys()),
-        ("has in another shape", {n for n in own.keys() & weights.keys() if own[n].shape != weights[n].shape}),
+        (
+            "has in another shape",
+            {name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape},
+        ),
     ):
         if names:
             named = ", ".join(sorted(names)[:MOST_NAMED]) + (", ..." if len(names) > MOST_NAMED else "")
@@ -120,10 +123,10 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     except ImportError:
         raise
     except Exception as error:  # a damaged file fails in many ways
-        raise ValueError(f"{path} is not a whole file of weights alone: {str(error).splitlines()[0]}") from error
-    for name in NESTED:
-        if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
-            found = found[name]
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path} is not a whole file of weights alone: {reason}") from error
+    while isinstance(found, Mapping) and (inner := [found[n] for n in NESTED if isinstance(found.get(n), Mapping)]):
+        found = inner[0]
     named = found if isinstance(found, Mapping) else {}
     tensors = {name: value for name, value in named.items() if isinstance(value, Tensor)}
     if not tensors:
@@ -133,10 +136,10 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 def _named_as(names: Any, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """The weights as the model names them; what training kept beside the model is left out with its prefix."""
-    prefix = ""
-    while not names & {name.removeprefix(prefix) for name in weights if name.startswith(prefix)}:
-        deeper = [each for each in PREFIXES if any(name.startswith(prefix + each) for name in weights)]
-        if not deeper:
-            return weights
-        prefix += deeper[0]
-    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    prefixes = [""]
+    for prefix in prefixes:  # the shorter ones first
+        inner = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+        if names & inner.keys():
+            return inner
+        prefixes += [prefix + each for each in PREFIXES if any(name.startswith(each) for name in inner)]
+    return weights

@@ -17,6 +17,25 @@ from ..statistics._pixel_sample import NOT_DRAWN
 
 
 @dataclass(frozen=True, slots=True)
+class DrawnImage:
+    """What is drawn from one image: pixels, with their places as features; and what tells it from any other."""
+
+    index: int
+    sample: PixelSample
+    digest: str
+    num_classes: int
+
+    @classmethod
+    def from_labels(cls, image: LabelledImage, scorer: Scorer) -> "DrawnImage":
+        """Draws pixels of an image as a scorer does, which says how many to draw, and how."""
+        places = _places(image)
+        pixels = Pixels(places, image.labels.unsqueeze(0), places, stream=image.index)
+        sample = cast(PixelSample, next(iter(scorer.statistics(pixels).values())))
+        present = image.labels[image.labels != IGNORED].bincount().count_nonzero()
+        return cls(image.index, sample, digest([*of_tensor(image.image), *of_tensor(image.labels)]), int(present))
+
+
+@dataclass(frozen=True, slots=True)
 class DrawnPixels:
     """The pixels of a data set at which every model is read.
 
@@ -32,12 +51,11 @@ class DrawnPixels:
     shown: int
 
     @classmethod
-    def from_labels(cls, images: Iterable[LabelledImage], scorer: Scorer) -> "DrawnPixels":
-        """Draws pixels as a scorer does.
+    def from_images(cls, images: Iterable[DrawnImage]) -> "DrawnPixels":
+        """The pixels of a data set.
 
         Args:
-            images: of the data set, in any order.
-            scorer: says how many pixels to draw, and how.
+            images: what was drawn from each image, in any order.
 
         Raises:
             ValueError: no labelled pixel.
@@ -46,12 +64,11 @@ class DrawnPixels:
         digests: dict[int, str] = {}
         classes: dict[int, int] = {}
         for each in images:
-            places = _places(each)
-            pixels = Pixels(places, each.labels.unsqueeze(0), places, stream=each.index).to(scorer.device)
-            running += next(iter(scorer.statistics(pixels).values()))
-            digests[each.index] = digest([*of_tensor(each.image), *of_tensor(each.labels)])
-            classes[each.index] = len(each.labels[each.labels != IGNORED].unique())
-        sample = cast(PixelSample, running.total).to("cpu")
+            running += each.sample
+            digests[each.index], classes[each.index] = each.digest, each.num_classes
+        sample = cast(PixelSample, running.total)
+        if not sample.count.any():
+            raise ValueError("no labelled pixel in the data set: every label is ignore_index, or none may be drawn")
         everything = [f"{index} {digests[index]}".encode() for index in sorted(digests)]
         everything += [part for tensor in sample.state().values() for part in of_tensor(tensor)]
         return cls(sample, digest(everything), max(sorted(classes), key=classes.__getitem__))

@@ -67,7 +67,7 @@ def extract(
     }
     if candidate.checkpoint is not None:
         settings["checkpoint_digest"] = digest(of_file(candidate.checkpoint))
-    _claim(folder, json.loads(json.dumps(settings)))
+    _claim(folder, json.loads(json.dumps(settings, default=str)))
     images = data.make(candidate.make_transform())
     layers = {"final": candidate.layer}
     if candidate.logits_layer is not None:

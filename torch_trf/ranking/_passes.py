@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..datasets import LabelledImage, LabelledImages, read_batches
 from ..integrations.hooks import FeatureTap, tap
-from ..pixels import fold_tokens
+from ..pixels import check_stride, fold_tokens, size_of
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -69,7 +69,7 @@ class ForwardPasses:
                 self.batch_size = len(some) // 2
             else:
                 self.seconds += time.perf_counter() - start
-                caught = {layer: _folded(features.take(layer), some[0]) for layer in self.layers}
+                caught = {layer: _folded(features.take(layer), layer, some) for layer in self.layers}
                 yield from ((image, {layer: caught[layer][k] for layer in caught}) for k, image in enumerate(some))
                 images = images[len(some) :]
                 continue
@@ -86,15 +86,19 @@ class ForwardPasses:
             self.model(batch)
 
 
-def _folded(features: Tensor, image: LabelledImage) -> Tensor:
+def _folded(features: Tensor, layer: str, images: list[LabelledImage]) -> Tensor:
     """Features of a batch as images."""
+    size = size_of(images[0].image)
+    if features.dim() not in (3, 4) or len(features) != len(images):
+        shapes = f"{list(features.shape)} of {len(images)} images"
+        raise ValueError(f"layer {layer!r} gives {shapes}, expected images [B, D, H, W] or tokens [B, N, D]")
     if features.dim() == 3:
-        features = fold_tokens(features, (image.image.shape[-2], image.image.shape[-1]))
-    if features.dim() != 4:
-        raise ValueError(f"features {list(features.shape)} are neither images [B, D, H, W] nor tokens [B, N, D]")
+        features = fold_tokens(features, size)
+    check_stride(f"features of layer {layer!r}", size_of(features), size, "the image")
     return features
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
     """On a GPU, or by the allocator of the CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    words = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(each in str(error) for each in words)

@@ -1,12 +1,11 @@
 """Ranking candidates: each model runs once over the target's images, and what it gave is kept to go on from."""
 
 import json
-import math
 import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,16 +16,17 @@ from ..datasets import LabelledData, LabelledImages, read_batches
 from ..digest import digest, of_file
 from ..maps import Mapper
 from ..pixels import Pixels, bilinear, size_of
-from ..score import Scorer
+from ..score import Scorer, numbers
 from ..table import METRICS
-from ._by_class import by_class
 from ._candidate import Candidate
-from ._drawn_pixels import DrawnPixels
+from ._drawn_pixels import DrawnImage, DrawnPixels
+from ._leep_by_class import leep_by_class
 from ._passes import ForwardPasses, Precision
 from ._ranking import Ranking, Result, map_patch_size
 from ._report import write_report
 from ._store import Seen, Settings, Store
 
+DRAWING = ("seed", "num_pixels", "num_repeats", "sampling", "boundary_radius")  # options on which the pixels depend
 DEFAULTS: dict[str, Any] = {"num_pixels": 10_000, "sampling": "per_class"}
 
 
@@ -74,7 +74,8 @@ class Ranker:
                 raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
         if self.by not in (None, *self.metrics):
             raise ValueError(f"by: {self.by!r} is none of the metrics {', '.join(self.metrics)}")
-        _ = self._scorer
+        if self._scorer.num_pixels is None:
+            raise ValueError("num_pixels must be a number: models are compared at pixels that are drawn")
 
     def __call__(self, candidates: Sequence[Candidate]) -> Ranking:
         """The ranking, also written as `ranking.json`, `ranking.csv` and `report.html`.
@@ -94,7 +95,7 @@ class Ranker:
             if result.failure:
                 warnings.warn(f"{candidate.name} failed and is left out: {result.failure}", stacklevel=2)
             results.append(result)
-        ranking = Ranking(results=tuple(results), by=self.by or self.metrics[0], target=asdict(self.target))
+        ranking = Ranking(results=tuple(results), by=self.by or self.metrics[0], target=_plain(asdict(self.target)))
         ranking.write(self.output)
         shown = self.target.make().read(drawn.shown)
         write_report(ranking, shown.image, shown.labels, self.output / "report.html")
@@ -122,8 +123,9 @@ class Ranker:
 
     def _draw(self, data: LabelledData, scorer: Scorer, progress: str) -> DrawnPixels:
         bar = progress if self.progress else ""
-        batches = read_batches(data.make(), batch_size=1, num_workers=self.num_workers, progress=bar)
-        return DrawnPixels.from_labels((image for batch in batches for image in batch), scorer)
+        draw = partial(DrawnImage.from_labels, scorer=replace(scorer, device="cpu"))
+        batches = read_batches(data.make(), draw, batch_size=1, num_workers=self.num_workers, progress=bar)
+        return DrawnPixels.from_images(image for batch in batches for image in batch)
 
     def _kept_or_made(self, candidate: Candidate, drawn: DrawnPixels, title: str) -> Result:
         """The candidate's result: as it was kept, from what its model gave before, or from its model."""
@@ -145,6 +147,9 @@ class Ranker:
             except Exception as error:
                 return _failed(candidate, error)
             store.save_seen(seen, settings["model"])
+        else:
+            for difference in kept:
+                warnings.warn(f"{candidate.name}: {difference}: it is scored again", stacklevel=3)
         try:
             result = self._scored(candidate, scorer, seen, settings)
         except Exception as error:
@@ -163,13 +168,14 @@ class Ranker:
 
     def _settings(self, candidate: Candidate, drawn: DrawnPixels, source: DrawnPixels | None) -> Settings:
         """What a candidate's result depends on; under "model" what its model's features do."""
-        model = asdict(candidate) | {"precision": self.precision, "pixels": drawn.fingerprint}
+        drawing = {name: getattr(self._scorer, name) for name in DRAWING}
+        model = asdict(candidate) | drawing | {"precision": self.precision, "pixels": drawn.fingerprint}
         if candidate.checkpoint is not None:
             model["checkpoint_digest"] = digest(of_file(candidate.checkpoint))
         if source is not None:
             model["source_pixels"] = source.fingerprint
         scorer = {name: value for name, value in asdict(self._scorer).items() if name not in ("device", "progress")}
-        return json.loads(json.dumps({"model": model, "scorer": scorer}))  # as they come back from a file
+        return _plain({"model": model, "scorer": scorer})
 
     def _look(self, candidate: Candidate, drawn: DrawnPixels, source: DrawnPixels | None, title: str) -> Seen:
         """Runs the candidate's model over the images in which pixels were drawn."""
@@ -203,13 +209,15 @@ class Ranker:
         """What each layer gives at the pixels; and the map of the image that is shown."""
         parts, shown = drawn.of_images(), None
         rows: dict[str, Tensor] = {}
-        for image, features in passes(images, list(parts), title if self.progress else ""):
-            pixels = parts[image.index]
-            for layer, tensor in features.items():
-                found = drawn.read(tensor, pixels)
-                if layer not in rows:
-                    rows[layer] = found.new_zeros(drawn.sample.labels.numel(), found.shape[1])
-                rows[layer][pixels.to(found.device)] = found
+        chosen = sorted(parts.keys() | ({drawn.shown} if logits_layer is not None else set()))
+        for image, features in passes(images, chosen, title if self.progress else ""):
+            if image.index in parts:
+                pixels = parts[image.index]
+                for layer, tensor in features.items():
+                    found = drawn.read(tensor, pixels)
+                    if layer not in rows:
+                        rows[layer] = found.new_zeros(drawn.sample.labels.numel(), found.shape[1])
+                    rows[layer][pixels.to(found.device)] = found
             if image.index == drawn.shown and logits_layer is not None:
                 shown = self._map(features[logits_layer], image.labels)
         return rows, shown
@@ -228,18 +236,23 @@ class Ranker:
         samples = {name: sample.to(device) for name, sample in seen.samples.items()}
         needed = scorer.statistic_names() | ({"source_sample"} if scorer.coupled else set())
         known = {name: samples[name] for name in samples if name in needed}
+        scores = scorer.scores(known)
+        by_class = {name: list(score.by_class) for name, score in scores.items() if score.by_class is not None}
+        if "logit_sample" in samples:
+            by_class["leep"] = list(numbers(leep_by_class(samples["logit_sample"], self.target.num_classes)))
         return Result(
             name=candidate.name,
-            scores=scorer.scores(known),
-            by_class=by_class(samples, self.target.num_classes),
-            map=None if seen.map is None else [[_number(x) for x in row] for row in seen.map.tolist()],
+            scores=scores,
+            by_class=by_class,
+            map=None if seen.map is None else [list(numbers(row)) for row in seen.map],
             settings=settings,
             seconds=seen.seconds,
         )
 
 
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else value
+def _plain(settings: Settings) -> Settings:
+    """Settings as they come back from a file."""
+    return json.loads(json.dumps(settings, default=str))
 
 
 def _failed(candidate: Candidate, error: Exception) -> Result:

@@ -17,7 +17,7 @@ MAP_PATCHES = 30  # along the longer side of the image that is shown
 
 def map_patch_size(size: tuple[int, int]) -> int:
     """Height and width of the patches in which an image of this size is mapped."""
-    return math.ceil(max(size) / MAP_PATCHES)
+    return min(math.ceil(max(size) / MAP_PATCHES), *size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,8 +27,8 @@ class Result:
     Attributes:
         name: of the candidate.
         scores: by metric; none where it failed.
-        by_class: of "logme" the evidence for each class, of "leep" the mean log-likelihood of its pixels, in nats; None
-            where a class has no pixel.
+        by_class: of "logme" the evidence for each class, the mean over repeats; of "leep" the mean log-likelihood of its
+            pixels in all of them; in nats, None where a class has no pixel.
         map: of LEEP over the image that is shown, row by row of patches, in nats; None where a patch has too few
             pixels, and of a candidate without class scores.
         settings: what the scores depend on.
@@ -55,7 +55,8 @@ class Result:
         scores = {}
         for name, score in value["scores"].items():
             fields = {key: part for key, part in score.items() if key != "std"}
-            scores[name] = Score(**fields | {"repeats": tuple(fields["repeats"])})
+            lists = {key: tuple(part) for key, part in fields.items() if isinstance(part, list)}
+            scores[name] = Score(**fields | lists)
         return Result(**value | {"scores": scores})
 
 

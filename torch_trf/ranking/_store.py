@@ -1,6 +1,7 @@
 """What is kept of a candidate, so that a ranking that was interrupted goes on."""
 
 import json
+import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,10 @@ class Store:
         path = self.folder / "seen.pt"
         if not path.exists():
             return []
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, pickle.UnpicklingError):
+            return [f"{path} is damaged"]
         if others := list(differences(json.loads(found["settings"]), settings)):
             return others
         samples = {name: PixelSample.from_state(state) for name, state in found["samples"].items()}
@@ -62,7 +66,10 @@ class Store:
         path = self.folder / "scores.json"
         if not path.exists():
             return []
-        found = json.loads(path.read_text())
+        try:
+            found = json.loads(path.read_text())
+        except ValueError:
+            return [f"{path} is damaged"]
         if others := list(differences(found["settings"], settings)):
             return others
         return Result.from_json(found)
@@ -76,7 +83,7 @@ class Store:
 def differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
     """In words, the settings that are not as they were."""
     if isinstance(before, dict) and isinstance(now, dict):
-        for key in now:  # what is not asked for any more does not matter
+        for key in {**now, **before} if name else now:  # a part that is not asked for any more does not matter
             yield from differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
     elif before != now:
         yield f"{name} was {before}, is {now}"
