@@ -212,8 +212,9 @@ def test_the_example_configuration_is_read(data, capsys, monkeypatch):
     for path in Path(places["labels"]).iterdir():
         labels = np.array(Image.open(path))
         Image.fromarray(np.where(labels == IGNORE_INDEX, 11, labels).astype(np.uint8)).save(path)
-    assert main(["rank", "--config", str(CONFIG), "--output", "made", "--num_workers", "0", "--num_pixels", "300"]) == 1
+    assert main(["rank", "--config", str(CONFIG), "--output", "made", "--num_workers", "0", "--num_pixels", "300"]) == 2
     told = capsys.readouterr()
+    assert "error: every candidate failed" in told.err
     assert "fcn failed and is left out: [Errno 2] No such file or directory: 'checkpoints/fcn.pth'" in told.err
     assert "lraspp failed and is left out" in told.err
 
@@ -275,3 +276,19 @@ def test_features_that_do_not_fit_into_float16_are_an_error(data, capsys):
     changed = candidate(layer="0", model=TWO, transform=[scaled, huge])
     assert extract(data, "--dtype", "float16", candidate=changed) == 2
     assert "image 0: 0 gives features that are not finite in float16" in capsys.readouterr().err
+
+
+def test_extract_notices_other_images_and_claims_nothing_before_it_can_begin(data, capsys):
+    assert extract(data, candidate=candidate(layer="nowhere", model=TWO)) == 2
+    assert extract(data) == 0
+    shutil.copy(data / "images" / "0.png", data / "images" / "00.png")
+    shutil.copy(data / "labels" / "0.png", data / "labels" / "00.png")
+    assert extract(data) == 2
+    assert "holds features of other settings, where images was" in capsys.readouterr().err
+
+
+def test_a_failure_of_somebodys_code_is_told_in_a_line(data, capsys):
+    assert rank(data, target=target(data) | {"num_classes": "eight"}) == 2
+    assert "num_classes: 'eight' is not a number" in capsys.readouterr().err
+    assert rank(data, candidates=[candidate(name=50, layer="nowhere"), candidate()]) == 1
+    assert "note: 50 failed and is left out: the model has no layer" in capsys.readouterr().err

@@ -39,3 +39,8 @@ def test_nothing_written_is_an_error(path):
     with pytest.raises(FileNotFoundError), whole_file(path):
         pass
     assert not path.exists()
+
+
+def test_an_error_of_writing_names_the_file(path):
+    with pytest.raises(OSError, match=r"scores\.json cannot be written: No space left on device"), whole_file(path):
+        raise OSError(28, "No space left on device")

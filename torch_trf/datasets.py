@@ -48,7 +48,11 @@ class SegmentationFolder(Dataset[tuple[Image.Image, Image.Image]]):
     """
 
     def __init__(self, images: str | Path, labels: str | Path, label_suffix: str = "") -> None:
-        label_of = {path.stem: path for path in natural_files(Path(labels))}
+        label_of: dict[str, Path] = {}
+        for path in natural_files(Path(labels)):
+            if path.stem in label_of:
+                raise ValueError(f"{label_of[path.stem]} and {path} are of one name: which are the labels?")
+            label_of[path.stem] = path
         self.files = []
         for path in natural_files(Path(images)):
             if f"{path.stem}{label_suffix}" not in label_of:
@@ -217,6 +221,8 @@ def as_labels(labels: Any, label_map: LabelMap | None = None) -> Int64[Tensor, "
             values = torch.from_numpy(red << 16 | green << 8 | blue)
         else:
             values = torch.from_numpy(np.array(labels).astype(np.int64))
+            if labels.mode == "F" or values.ndim != 2:
+                raise ValueError(f"a label image of mode {labels.mode} holds no class numbers")
     elif isinstance(labels, Tensor) and not labels.is_floating_point() and labels.shape[:-2] in ((), (1,)):
         values = labels.reshape(labels.shape[-2:]).to(torch.int64)
     else:

@@ -10,6 +10,9 @@ from pathlib import Path
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, which takes its place when the block ends, and is removed when the block fails.
 
+    Raises:
+        OSError: a file that cannot be written; the message names it.
+
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "scores.txt"
@@ -22,6 +25,9 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, f"{path} cannot be written: {error.strerror or error}") from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

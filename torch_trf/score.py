@@ -206,10 +206,22 @@ class Scorer(SolverOptions):
         """
         if isinstance(source, PixelSample):
             return source if source.batch_shape else source[None]
-        # The complement of the seed draws the source independently of a target on the same grid.
-        scorer = replace(self, num_classes=self._source_classes, seed=~self.seed)
-        drawn = scorer._pass(source, {"feature_sample"}, defaultdict(float), "source")
+        drawn = self.of_source._pass(source, {"feature_sample"}, defaultdict(float), "source")
         return cast(PixelSample, drawn["feature_sample"])
+
+    @property
+    def of_source(self) -> "Scorer":
+        """The scorer that draws pixels of the source data set."""
+        # The complement of the seed draws the source independently of a target on the same grid.
+        return replace(self, num_classes=self._source_classes, seed=~self.seed)
+
+    def sample(self, pixels: Pixels) -> PixelSample:
+        """The pixels that are drawn from a batch, with its features; those of several batches add up.
+
+        Raises:
+            ValueError: labels outside the classes, or features that are NaN or infinite.
+        """
+        return self._draw(pixels, pixels.features, self.num_pixels or OTCE_PIXELS)
 
     def statistic_names(self) -> set[str]:
         """What must be known of pixels that are seen once."""
@@ -260,7 +272,7 @@ class Scorer(SolverOptions):
             classes = self._source_classes if name == "source_sample" else self.num_classes
             require_pixels(value, num_classes=classes, ignore_index=self.ignore_index)
             if self.num_pixels is not None:
-                self._say_if_few(value, name, classes)
+                self.say_if_few(value, "source" if name == "source_sample" else "target", classes)
         self._look_at_samples(found, seconds)
         return {name: self._score(name, found, seconds) for name in self.metrics}
 
@@ -304,7 +316,7 @@ class Scorer(SolverOptions):
 
     def _statistic(self, name: str, pixels: Pixels, **options: Any) -> Statistic:
         if name == "feature_sample":
-            return self._draw(pixels, pixels.features, self.num_pixels or OTCE_PIXELS)
+            return self.sample(pixels)
         if name == "logit_sample" and self.num_pixels is not None:
             return self._draw(pixels, class_scores(pixels), self.num_pixels)
         if name == "logit_sample":  # LEEP's second look at a stream stands for all pixels
@@ -333,10 +345,10 @@ class Scorer(SolverOptions):
             offset=pixels.offset,
         )
 
-    def _say_if_few(self, sample: PixelSample, name: str, classes: int) -> None:
+    def say_if_few(self, sample: PixelSample, side: str, classes: int) -> None:
+        """Warns where fewer pixels could be drawn than were asked for."""
         count = int(sample.count.min())
         if count < sample.size:
-            side = "source" if name == "source_sample" else "target"
             limit = f", at most {sample.size // classes:,} of each class" if self.sampling == "per_class" else ""
             warnings.warn(
                 f"{side}: {self.sampling} sampling finds {count:,} of the {self.num_pixels:,} pixels asked for{limit};"

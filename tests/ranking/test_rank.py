@@ -198,7 +198,9 @@ def test_the_map_is_of_leep_at_the_resolution_of_labels(tmp_path):
     model = candidate(arguments={"stride": 2}).make()
     logits = model.head(model.mix(image[None])[..., ::2, ::2])
     logits = nn.functional.interpolate(logits, (60, 88), mode="bilinear", align_corners=False).detach()
-    mass = JointMass.from_pixels(logits[..., 3:6, 6:9], labels[None, 3:6, 6:9], num_classes=K)
+    drawn = _store.Store(tmp_path / "a").seen(result.settings["model"]).samples["logit_sample"]
+    rows = drawn.features.flatten(0, -2), drawn.labels.flatten()
+    mass = JointMass.from_pixels(*rows, num_classes=K, ignore_index=-1)
     seen = LogLikelihood.from_pixels(logits[..., 3:6, 6:9], labels[None, 3:6, 6:9], joint_mass=mass)
     assert result.map[1][2] == pytest.approx(leep(seen).item(), rel=1e-4)
     [without] = ranker(tmp_path / "b", data)([candidate()]).results

@@ -40,10 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             chosen = options[options.subcommand]
             with _ranks(options.subcommand, chosen):
                 return COMMANDS[options.subcommand][1](chosen) or 0
-        except (argparse.ArgumentError, ValueError, OSError, RuntimeError) as error:
+        except Exception as error:  # models and data sets may be anybody's code
             if "--debug" in arguments:
                 raise
-            _tell(f"error: {' '.join(str(error).split())}")
+            told = isinstance(error, argparse.ArgumentError | ValueError | OSError | RuntimeError)
+            _tell(f"error: {'' if told else f'{type(error).__name__}: '}{' '.join(str(error).split())}")
             return WRONG_INPUT
 
 

@@ -79,6 +79,9 @@ def _candidates(value: Any) -> list[Candidate]:
 
 
 def _candidate(value: Any) -> Candidate:
+    value = yaml.safe_load(value) if isinstance(value, str) else value
+    if isinstance(value, dict):  # a name or a layer may look like a number
+        value = {name: str(part) if isinstance(part, int) else part for name, part in value.items()}
     found = _plain(Candidate, value)
     return found if found.source is None else replace(found, source=_data(found.source))
 
@@ -99,6 +102,8 @@ def _plain(kind: type[T], value: Any) -> T:
     if missing or (unknown := [name for name in value if name not in known]):
         what = f"{missing[0]} is missing" if missing else f"{unknown[0]!r} is none of {', '.join(known)}"
         raise ValueError(f"{kind.__name__} {value.get('name', '')}: {what}")
+    if not isinstance(value.get("num_classes", 0), int):
+        raise ValueError(f"num_classes: {value['num_classes']!r} is not a number")
     return kind(**value)
 
 
@@ -121,6 +126,8 @@ def rank_models(options: Namespace) -> int:
     for result in ranking.failed:
         print(f"failed  {result.name}: {result.failure}")
     print(f"written to {options.output}: ranking.json, ranking.csv, report.html")
+    if not ranking.scored:
+        raise ValueError("every candidate failed")
     return SOME_FAILED if ranking.failed else 0
 
 

@@ -22,7 +22,7 @@ from ..table import METRICS, MetricName, statistic
 from ..transport import JointLabelMass, SolverOptions, couple
 from ._grid import Grid, pair
 from ._reader import Reader, gathered
-from ._score_map import ScoreMap
+from ._score_map import MIN_PIXELS, ScoreMap
 
 # Adding to the statistics of many patches costs as much as reading images, so as many images of a stream are gathered
 # before as have so many times the numbers that the statistics have.
@@ -69,7 +69,7 @@ class Mapper(SolverOptions):
     stride: int | Size | None = None
     pool: Literal["dataset", "image"] = "dataset"
     ignore_index: int = 255
-    min_pixels: int = 5
+    min_pixels: int = MIN_PIXELS
     fill_value: float = math.nan
     softmax: bool = False
     absent_classes: Literal["skip", "include"] = "skip"
@@ -313,7 +313,7 @@ def transferability_map(
     pool: Literal["dataset", "image"] = "dataset",
     num_classes: int | None = None,
     ignore_index: int = 255,
-    min_pixels: int = 5,
+    min_pixels: int = MIN_PIXELS,
     fill_value: float = math.nan,
     absent_classes: Literal["skip", "include"] = "skip",
     rcond: float = RCOND,

@@ -13,6 +13,7 @@ from ..files import whole_file
 from ..statistics._faults import checked_classes
 from ..transport import JointLabelMass
 
+MIN_PIXELS = 5  # labelled, below which a patch has no value
 LOG_LIKELIHOODS = ("leep", "nce")  # metrics whose exponential is a mean likelihood
 
 

@@ -1,5 +1,8 @@
 """Candidate models: made by the path of a class, with the weights of a checkpoint file."""
 
+import pickle
+import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.serialization import get_unsafe_globals_in_checkpoint
 from torchvision.transforms import v2
 
 from ..class_path import ClassPath, instantiate
@@ -47,7 +51,7 @@ class Candidate:
 
     def __post_init__(self) -> None:
         """Checks the name."""
-        if not self.name or self.name.startswith(".") or "/" in self.name or "\\" in self.name:
+        if re.fullmatch(r"\.*|\..*|.*[/\\].*|(ranking|report)\.\w+", self.name):
             raise ValueError(f"candidate {self.name!r}: a name must be that of a folder")
 
     def make(self) -> nn.Module:
@@ -57,7 +61,7 @@ class Candidate:
             ValueError: a path that leads nowhere, arguments that do not fit, or a checkpoint that is none or of another
                 model.
         """
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # a model without a checkpoint is the same every time, too
             model = instantiate(self.model)
         if not isinstance(model, nn.Module):
@@ -122,6 +126,10 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except ImportError:
         raise
+    except pickle.UnpicklingError as error:
+        names = ", ".join(get_unsafe_globals_in_checkpoint(path)) if zipfile.is_zipfile(path) else "code"
+        told = f"{path} is damaged or holds {names} beside tensors, which is not loaded: save model.state_dict()"
+        raise ValueError(told) from error
     except Exception as error:  # a damaged file fails in many ways
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"{path} is not a whole file of weights alone: {reason}") from error

@@ -28,9 +28,7 @@ class DrawnImage:
     @classmethod
     def from_labels(cls, image: LabelledImage, scorer: Scorer) -> "DrawnImage":
         """Draws pixels of an image as a scorer does, which says how many to draw, and how."""
-        places = _places(image)
-        pixels = Pixels(places, image.labels.unsqueeze(0), places, stream=image.index)
-        sample = cast(PixelSample, next(iter(scorer.statistics(pixels).values())))
+        sample = scorer.sample(Pixels(_places(image), image.labels.unsqueeze(0), stream=image.index))
         present = image.labels[image.labels != IGNORED].bincount().count_nonzero()
         return cls(image.index, sample, digest([*of_tensor(image.image), *of_tensor(image.labels)]), int(present))
 

@@ -1,5 +1,6 @@
 """Features of one model on a data set, as files."""
 
+import io
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -67,17 +68,19 @@ def extract(
     }
     if candidate.checkpoint is not None:
         settings["checkpoint_digest"] = digest(of_file(candidate.checkpoint))
-    _claim(folder, json.loads(json.dumps(settings, default=str)))
     images = data.make(candidate.make_transform())
+    settings["images"] = getattr(images.dataset, "files", len(images))
     layers = {"final": candidate.layer}
     if candidate.logits_layer is not None:
         layers["logits"] = candidate.logits_layer
     names = ("label", *layers)
+    model = candidate.make().to(device)
+    _claim(folder, json.loads(json.dumps(settings, default=str)))
     for name in names:
         (folder / name).mkdir(parents=True, exist_ok=True)
     missing = [k for k in range(len(images)) if not all((folder / name / f"{k}.npy").exists() for name in names)]
     passes = ForwardPasses(
-        model=candidate.make().to(device),
+        model=model,
         layers=tuple(dict.fromkeys(layers.values())),
         device=torch.device(device),
         precision=precision,
@@ -94,15 +97,18 @@ def extract(
                 raise ValueError(f"image {image.index}: {layer} gives features that are not finite in {dtype}")
             arrays[name] = array.astype(dtype)
         for name, array in arrays.items():
+            buffer = io.BytesIO()  # np.save says little of a full disk
+            np.save(buffer, array)
             with whole_file(folder / name / f"{image.index}.npy") as temporary:
-                np.save(temporary, array)
+                temporary.write_bytes(buffer.getbuffer())
     return len(missing), len(images) - len(missing)
 
 
 def _claim(folder: Path, settings: dict[str, Any]) -> None:
     """Writes the settings into the folder, where they must be those that are there."""
     path = folder / "extract.json"
-    if path.exists() and (found := list(differences(json.loads(path.read_text()), settings))):
+    written = any(folder.glob("final/*.npy"))
+    if path.exists() and written and (found := list(differences(json.loads(path.read_text()), settings))):
         raise ValueError(f"{folder} holds features of other settings, where {found[0]}: choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as temporary:

@@ -1,7 +1,6 @@
 """Ranking candidates: each model runs once over the target's images, and what it gave is kept to go on from."""
 
 import json
-import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -10,21 +9,20 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from torch import Tensor
 
-from ..datasets import LabelledData, LabelledImages, read_batches
+from ..datasets import LabelledData, read_batches
 from ..digest import digest, of_file
-from ..maps import Mapper
-from ..pixels import Pixels, bilinear, size_of
 from ..score import Scorer, numbers
 from ..table import METRICS
+from ..versions import versions
 from ._candidate import Candidate
 from ._drawn_pixels import DrawnImage, DrawnPixels
 from ._leep_by_class import leep_by_class
-from ._passes import ForwardPasses, Precision
-from ._ranking import Ranking, Result, map_patch_size
+from ._look import Look, Seen
+from ._passes import Precision
+from ._ranking import Ranking, Result
 from ._report import write_report
-from ._store import Seen, Settings, Store
+from ._store import Settings, Store
 
 DRAWING = ("seed", "num_pixels", "num_repeats", "sampling", "boundary_radius")  # options on which the pixels depend
 DEFAULTS: dict[str, Any] = {"num_pixels": 10_000, "sampling": "per_class"}
@@ -89,6 +87,8 @@ class Ranker:
         self._check(candidates)
         self.output.mkdir(parents=True, exist_ok=True)
         drawn = self._draw(self.target, self._scorer, "labels")
+        self._scorer.say_if_few(drawn.sample.join_groups(), "target", self.target.num_classes)
+        self._sources.clear()
         results = []
         for number, candidate in enumerate(candidates, 1):
             result = self._kept_or_made(candidate, drawn, f"{candidate.name} ({number} of {len(candidates)})")
@@ -130,6 +130,13 @@ class Ranker:
     def _kept_or_made(self, candidate: Candidate, drawn: DrawnPixels, title: str) -> Result:
         """The candidate's result: as it was kept, from what its model gave before, or from its model."""
         store = Store(self.output / candidate.name)
+        look = Look(
+            device=torch.device(self.device),
+            precision=self.precision,
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            progress=self.progress,
+        )
         try:
             scorer, source = self._for_source(candidate, title)
             settings = self._settings(candidate, drawn, source)
@@ -143,7 +150,7 @@ class Ranker:
             for difference in seen:
                 warnings.warn(f"{candidate.name}: {difference}: its model runs again", stacklevel=3)
             try:
-                seen = self._look(candidate, drawn, source, title)
+                seen = look(candidate, self.target, drawn, source, title)
             except Exception as error:
                 return _failed(candidate, error)
             store.save_seen(seen, settings["model"])
@@ -162,81 +169,37 @@ class Ranker:
         if candidate.source is None or not self._scorer.coupled:
             return self._scorer, None
         scorer = replace(self._scorer, num_source_classes=candidate.source.num_classes)
-        # The complement of the seed draws the source independently of a target on the same grid.
-        of_source = replace(scorer, num_classes=candidate.source.num_classes, seed=~scorer.seed)
-        return scorer, self._draw(candidate.source, of_source, f"{title}: labels of the source")
+        name = json.dumps(asdict(candidate.source), default=str)
+        if name not in self._sources:
+            self._sources[name] = self._draw(candidate.source, scorer.of_source, f"{title}: labels of the source")
+        return scorer, self._sources[name]
+
+    @cached_property
+    def _sources(self) -> dict[str, DrawnPixels]:
+        """What was drawn from source data sets, which candidates may share."""
+        return {}
 
     def _settings(self, candidate: Candidate, drawn: DrawnPixels, source: DrawnPixels | None) -> Settings:
         """What a candidate's result depends on; under "model" what its model's features do."""
         drawing = {name: getattr(self._scorer, name) for name in DRAWING}
-        model = asdict(candidate) | drawing | {"precision": self.precision, "pixels": drawn.fingerprint}
+        model = asdict(candidate) | drawing | {"precision": self.precision}
+        model |= {"versions": {name: versions()[name] for name in ("torch", "torch_trf")}}
+        model["images and labels"] = drawn.fingerprint
         if candidate.checkpoint is not None:
             model["checkpoint_digest"] = digest(of_file(candidate.checkpoint))
         if source is not None:
-            model["source_pixels"] = source.fingerprint
+            model["source images and labels"] = source.fingerprint
         scorer = {name: value for name, value in asdict(self._scorer).items() if name not in ("device", "progress")}
         return _plain({"model": model, "scorer": scorer})
-
-    def _look(self, candidate: Candidate, drawn: DrawnPixels, source: DrawnPixels | None, title: str) -> Seen:
-        """Runs the candidate's model over the images in which pixels were drawn."""
-        start = time.perf_counter()
-        layers = dict.fromkeys([candidate.layer, *([] if candidate.logits_layer is None else [candidate.logits_layer])])
-        device = torch.device(self.device)
-        passes = ForwardPasses(
-            model=candidate.make().to(device),
-            layers=tuple(layers),
-            device=device,
-            precision=self.precision,
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
-        )
-        transform = candidate.make_transform()
-        rows, shown = self._read(passes, self.target.make(transform), drawn, title, candidate.logits_layer)
-        samples = {"feature_sample": drawn.filled(rows[candidate.layer])}
-        if candidate.logits_layer is not None:
-            samples["logit_sample"] = drawn.filled(rows[candidate.logits_layer])
-        if source is not None and candidate.source is not None:
-            images = candidate.source.make(transform)
-            rows, _ = self._read(passes, images, source, f"{title}: source", None)
-            samples["source_sample"] = source.filled(rows[candidate.layer])
-        for sample in samples.values():
-            sample.faults.check(self.target.num_classes, self.target.ignore_index)
-        return Seen(samples, shown, {"all": time.perf_counter() - start, "forward": passes.seconds})
-
-    def _read(
-        self, passes: ForwardPasses, images: LabelledImages, drawn: DrawnPixels, title: str, logits_layer: str | None
-    ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """What each layer gives at the pixels; and the map of the image that is shown."""
-        parts, shown = drawn.of_images(), None
-        rows: dict[str, Tensor] = {}
-        chosen = sorted(parts.keys() | ({drawn.shown} if logits_layer is not None else set()))
-        for image, features in passes(images, chosen, title if self.progress else ""):
-            if image.index in parts:
-                pixels = parts[image.index]
-                for layer, tensor in features.items():
-                    found = drawn.read(tensor, pixels)
-                    if layer not in rows:
-                        rows[layer] = found.new_zeros(drawn.sample.labels.numel(), found.shape[1])
-                    rows[layer][pixels.to(found.device)] = found
-            if image.index == drawn.shown and logits_layer is not None:
-                shown = self._map(features[logits_layer], image.labels)
-        return rows, shown
-
-    def _map(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """LEEP patch by patch over an image, at the resolution of its labels."""
-        size = size_of(labels)
-        mapper = Mapper(metric="leep", patch_size=map_patch_size(size), num_classes=self.target.num_classes)
-        resized = bilinear(logits.unsqueeze(0).to(torch.float32), size)
-        labels = labels.unsqueeze(0).to(resized.device)
-        made = mapper([Pixels(resized, labels, resized)])
-        return made.values.where(made.valid, torch.nan).cpu()
 
     def _scored(self, candidate: Candidate, scorer: Scorer, seen: Seen, settings: Settings) -> Result:
         device = torch.device(self.device)
         samples = {name: sample.to(device) for name, sample in seen.samples.items()}
         needed = scorer.statistic_names() | ({"source_sample"} if scorer.coupled else set())
         known = {name: samples[name] for name in samples if name in needed}
-        scores = scorer.scores(known)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".* sampling finds ")  # as was told when pixels were drawn
+            scores = scorer.scores(known)
         by_class = {name: list(score.by_class) for name, score in scores.items() if score.by_class is not None}
         if "logit_sample" in samples:
             by_class["leep"] = list(numbers(leep_by_class(samples["logit_sample"], self.target.num_classes)))

@@ -27,8 +27,8 @@ class Result:
     Attributes:
         name: of the candidate.
         scores: by metric; none where it failed.
-        by_class: of "logme" the evidence for each class, the mean over repeats; of "leep" the mean log-likelihood of its
-            pixels in all of them; in nats, None where a class has no pixel.
+        by_class: of "logme" the evidence for each class, its mean over repeats; of "leep" the mean log-likelihood of
+            its pixels in all of them; in nats, None where a class has no pixel.
         map: of LEEP over the image that is shown, row by row of patches, in nats; None where a patch has too few
             pixels, and of a candidate without class scores.
         settings: what the scores depend on.

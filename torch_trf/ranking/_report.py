@@ -42,7 +42,7 @@ BY_CLASS = {
 
 def write_report(
     ranking: Ranking,
-    image: Shaped[Tensor, "3 H W"],
+    image: Shaped[Tensor, "C H W"],
     labels: Int64[Tensor, "H W"],
     path: Path,
     class_names: Sequence[str] | None = None,
@@ -86,7 +86,9 @@ def write_report(
     if wrong := [label for label in present if not 0 <= label < num_classes]:
         raise ValueError(f"label {wrong[0]} is outside [0, {num_classes}) and not {IGNORED}")
     page = _environment().from_string(files(__package__).joinpath("report.html").read_text(encoding="utf-8"))
-    picture, colours = to_pil_image(to_dtype(image, torch.uint8, scale=True)), _class_colours()
+    colours = _class_colours()
+    visible = image[:3] if len(image) >= 3 else image[:1]  # of images that have other bands
+    picture = to_pil_image(to_dtype(visible, torch.uint8, scale=True)).convert("RGB")
     text = page.render(
         ranking=ranking,
         rows=ranking.rows(),

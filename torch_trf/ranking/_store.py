@@ -1,36 +1,20 @@
 """What is kept of a candidate, so that a ranking that was interrupted goes on."""
 
+import io
 import json
-import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..files import whole_file
 from ..statistics import PixelSample
+from ._look import Seen
 from ._ranking import Result
 
 Settings = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What one look of a model at the images gave.
-
-    Attributes:
-        samples: the pixels with its features ("feature_sample"), class scores ("logit_sample"), or those of the source
-            ("source_sample").
-        map: of LEEP over the image that is shown, NaN where a patch has too few pixels; None without class scores.
-        seconds: of the whole look, and of the model's forward passes.
-    """
-
-    samples: dict[str, PixelSample]
-    map: Tensor | None
-    seconds: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,20 +30,21 @@ class Store:
             return []
         try:
             found = torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError):
-            return [f"{path} is damaged"]
-        if others := list(differences(json.loads(found["settings"]), settings)):
-            return others
-        samples = {name: PixelSample.from_state(state) for name, state in found["samples"].items()}
-        return Seen(samples, found["map"], found["seconds"])
+            others = list(differences(json.loads(found["settings"]), settings))
+            samples = {name: PixelSample.from_state(state) for name, state in found["samples"].items()}
+            return others or Seen(samples, found["map"], found["seconds"])
+        except Exception as error:  # a damaged file fails in many ways
+            return [f"{path} cannot be read ({type(error).__name__})"]
 
     def save_seen(self, seen: Seen, settings: Settings) -> None:
         """Keeps what the model gave."""
         self.folder.mkdir(parents=True, exist_ok=True)
         samples = {name: sample.to("cpu").state() for name, sample in seen.samples.items()}
         value = {"settings": json.dumps(settings), "samples": samples, "map": seen.map, "seconds": seen.seconds}
+        buffer = io.BytesIO()  # torch.save says nothing of a full disk
+        torch.save(value, buffer)
         with whole_file(self.folder / "seen.pt") as temporary:
-            torch.save(value, temporary)
+            temporary.write_bytes(buffer.getbuffer())
 
     def result(self, settings: Settings) -> Result | list[str]:
         """The scores with these settings; otherwise in which they differ."""
@@ -68,11 +53,9 @@ class Store:
             return []
         try:
             found = json.loads(path.read_text())
-        except ValueError:
-            return [f"{path} is damaged"]
-        if others := list(differences(found["settings"], settings)):
-            return others
-        return Result.from_json(found)
+            return list(differences(found["settings"], settings)) or Result.from_json(found)
+        except Exception as error:
+            return [f"{path} cannot be read ({type(error).__name__})"]
 
     def save_result(self, result: Result) -> None:
         """Keeps the scores."""
