@@ -46,14 +46,14 @@ def models(target: LabelledData, num_pixels: int) -> str:
     """Wall time of a ranking, and the share that is not spent in forward passes."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        ranking = Ranker(
-            target=target, output=Path(folder), metrics=METRICS, options={"num_pixels": num_pixels, "num_repeats": 3}
-        )(candidates())
+        ranking = Ranker(target=target, output=Path(folder), metrics=METRICS, options={"num_pixels": num_pixels})(
+            candidates()
+        )
         took = time.perf_counter() - start
     rows = []
     for row in ranking.rows():
         seconds = next(each.seconds for each in ranking.results if each.name == row["name"])
-        scores = (f"{row[metric]:.4f} ± {row[f'{metric}_std']:.4f} ({row[f'{metric}_rank']})" for metric in METRICS)
+        scores = (f"{row[metric]:.4f} ({row[f'{metric}_rank']})" for metric in METRICS)
         rows.append((row["name"], *scores, str(row["consensus_rank"]), f"{seconds['forward']:.1f}"))
     forward = sum(each.seconds["forward"] for each in ranking.results)
     share = f"{took:.1f} s in all, {forward:.1f} s in forward passes: {100 * (1 - forward / took):.1f} % outside"

@@ -1,5 +1,6 @@
 """Commands over models and images: rank and extract."""
 
+from collections.abc import Callable
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +23,19 @@ OF_SCORER = ("num_pixels", "num_repeats", "sampling", "boundary_radius", "seed",
 OF_SOLVER = ("solver", "epsilon", "relative_epsilon", "tolerance", "max_iterations", "strict")
 
 
+class _Table:
+    """How a part of a configuration file is read, and what `--help` calls it."""
+
+    def __init__(self, read: Callable[[Any], Any], name: str) -> None:
+        self._read, self._name = read, name
+
+    def __call__(self, value: Any) -> Any:
+        return self._read(yaml.safe_load(value) if isinstance(value, str) else value)
+
+    def __repr__(self) -> str:
+        return self._name
+
+
 def rank_parser() -> ArgumentParser:
     """What `torch-trf rank` asks."""
     parser = _models_parser(
@@ -29,8 +43,15 @@ def rank_parser() -> ArgumentParser:
         " writes ranking.json, ranking.csv and report.html. What is there already is not computed again. Ends with 1"
         " where a candidate failed and the others were ranked"
     )
-    parser.add_argument("--candidates", type=_candidates, required=True, help="the models (see docs/ranking.md)")
-    parser.add_argument("--target", type=_data, required=True, help="the target data set: images with labels")
+    parser.add_argument(
+        "--candidates",
+        type=_Table(_candidates, "list of tables"),
+        required=True,
+        help="the models (see docs/ranking.md)",
+    )
+    parser.add_argument(
+        "--target", type=_Table(_data, "table"), required=True, help="the target data set: images with labels"
+    )
     parser.add_argument("--metrics", type=MetricName, nargs="+", default=["logme", "hscore"], help="which metrics")
     parser.add_argument("--by", type=MetricName | None, help="the metric that ranks; the first by default")
     parser.add_argument("--softmax", type=FeatureMetricName, nargs="*", default=[], help="metrics of softmax features")
@@ -47,8 +68,10 @@ def extract_parser() -> ArgumentParser:
         " [D, H, W] with label/<k>.npy [H, W], read nearest to each feature, and logits/<k>.npy where there is a"
         " logits_layer. Images that are there already are not computed again"
     )
-    parser.add_argument("--candidate", type=_candidate, required=True, help="the model (see docs/ranking.md)")
-    parser.add_argument("--data", type=_data, required=True, help="the data set: images with labels")
+    parser.add_argument(
+        "--candidate", type=_Table(_candidate, "table"), required=True, help="the model (see docs/ranking.md)"
+    )
+    parser.add_argument("--data", type=_Table(_data, "table"), required=True, help="the data set: images with labels")
     parser.add_argument("--dtype", type=FileType, default="float32", help="of the files: float16 or float32")
     return parser
 
@@ -57,7 +80,7 @@ def _models_parser(description: str) -> ArgumentParser:
     """What all commands that run models ask."""
     parser = ArgumentParser(description=f"{description}.", exit_on_error=False)
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of these options")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the results; it is made")
+    parser.add_argument("--output", type=str, required=True, metavar="DIR", help="folder of the results; it is made")
     parser.add_argument(
         "--batch_size", type=int, default=4, help="images at once; halved where memory does not suffice"
     )
@@ -72,14 +95,12 @@ def _models_parser(description: str) -> ArgumentParser:
 
 def _candidates(value: Any) -> list[Candidate]:
     """Candidates of a configuration file; what they are made of is left for later, because some may fail."""
-    value = yaml.safe_load(value) if isinstance(value, str) else value
     if not isinstance(value, list):
         raise ValueError(f"candidates are a {type(value).__name__}, expected a list")
     return [_candidate(each) for each in value]
 
 
 def _candidate(value: Any) -> Candidate:
-    value = yaml.safe_load(value) if isinstance(value, str) else value
     if isinstance(value, dict):  # a name or a layer may look like a number
         value = {name: str(part) if isinstance(part, int) else part for name, part in value.items()}
     found = _plain(Candidate, value)
@@ -92,7 +113,6 @@ def _data(value: Any) -> LabelledData:
 
 def _plain(kind: type[T], value: Any) -> T:
     """A value of a configuration file as the dataclass that it stands for."""
-    value = yaml.safe_load(value) if isinstance(value, str) else value
     if isinstance(value, kind):
         return value
     if not isinstance(value, dict):
@@ -112,7 +132,7 @@ def rank_models(options: Namespace) -> int:
     given = {name: options[name] for name in (*OF_SCORER, *OF_SOLVER)}
     ranker = Ranker(
         target=options.target,
-        output=options.output,
+        output=Path(options.output),
         metrics=tuple(options.metrics),
         by=options.by,
         options=given | {"softmax": tuple(options.softmax)},
@@ -136,7 +156,7 @@ def extract_features(options: Namespace) -> None:
     written, found = extract(
         options.candidate,
         options.data,
-        options.output,
+        Path(options.output),
         dtype=options.dtype,
         batch_size=options.batch_size,
         num_workers=options.num_workers,
