@@ -1,9 +1,12 @@
 """Writing files whole or not at all."""
 
+import io
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -31,3 +34,17 @@ def whole_file(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Writes values as JSON, which knows no NaN; the whole file or nothing."""
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write_bytes(path: Path, write: Callable[[io.BytesIO], object]) -> None:
+    """Writes what a function writes into a buffer; unlike torch.save and np.save, a full disk is told as such."""
+    buffer = io.BytesIO()
+    write(buffer)
+    with whole_file(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())

@@ -6,7 +6,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from operator import length_hint
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 
@@ -61,6 +61,10 @@ class Score:
     def std(self) -> float | None:
         """Sample standard deviation over the repeats; None with a single one."""
         return torch.tensor(self.repeats, dtype=torch.float64).std().item() if len(self.repeats) > 1 else None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for a file."""
+        return asdict(self) | {"std": self.std}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from torch_trf import Scorer
+from torch_trf import Scorer, files
 from torch_trf.datasets import LabelledData
 from torch_trf.files import whole_file
 from torch_trf.metrics import leep, logme_by_class
@@ -303,7 +303,7 @@ def test_goes_on_where_writing_ended(tmp_path, passes, monkeypatch, whole, writt
                 raise error("no space left on device")
 
     with monkeypatch.context() as patch:
-        for module in (_store, _ranking):
+        for module in (files, _ranking):  # where it is called from
             patch.setattr(module, "whole_file", broken)
         with pytest.raises(error, match="no space left on device"):
             ranker(tmp_path, metrics=LATER)(CANDIDATES)
@@ -632,13 +632,18 @@ def test_progress_names_the_candidate(tmp_path, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_ranks_a_torchvision_model(tmp_path):
-    model = {"class_path": "lraspp_mobilenet_v3_large", "init_args": {"num_classes": Z}}
-    given = candidate(model=model, layer="backbone:high", logits_layer="", transform=None)
+def assert_ranked(folder, model, layer):
+    """A model of another package, whose output are class scores, has all scores."""
+    given = candidate(model=model, layer=layer, logits_layer="", transform=None)
     data = {"count": 2, "sizes": [[64, 96]], "dtype": "torch.uint8"}
-    [result] = ranker(tmp_path, data, metrics=METRICS)([given]).results
+    [result] = ranker(folder, data, metrics=METRICS)([given]).results
     assert result.failure is None
     assert set(result.scores) == set(METRICS)
+
+
+def test_ranks_a_torchvision_model(tmp_path):
+    model = {"class_path": "lraspp_mobilenet_v3_large", "init_args": {"num_classes": Z}}
+    assert_ranked(tmp_path, model, "backbone:high")
 
 
 def test_ranks_a_model_of_transformers(tmp_path):
@@ -654,22 +659,14 @@ def test_ranks_a_model_of_transformers(tmp_path):
         },
     }
     model = {"class_path": "transformers.SegformerForSemanticSegmentation", "init_args": {"config": config}}
-    given = candidate(model=model, layer="segformer", logits_layer="", transform=None)
-    data = {"count": 2, "sizes": [[64, 96]], "dtype": "torch.uint8"}
-    [result] = ranker(tmp_path, data, metrics=METRICS)([given]).results
-    assert result.failure is None
-    assert set(result.scores) == set(METRICS)
+    assert_ranked(tmp_path, model, "segformer")
 
 
 def test_ranks_a_model_of_segmentation_models(tmp_path):
     pytest.importorskip("segmentation_models_pytorch")
     arguments = {"encoder_name": "resnet18", "encoder_weights": None, "classes": Z}
     model = {"class_path": "segmentation_models_pytorch.Unet", "init_args": arguments}
-    given = candidate(model=model, layer="encoder:5", logits_layer="", transform=None)
-    data = {"count": 2, "sizes": [[64, 96]], "dtype": "torch.uint8"}
-    [result] = ranker(tmp_path, data, metrics=METRICS)([given]).results
-    assert result.failure is None
-    assert set(result.scores) == set(METRICS)
+    assert_ranked(tmp_path, model, "encoder:5")
 
 
 def test_results_of_another_folder_are_results(tmp_path, passes):

@@ -5,7 +5,6 @@ import tempfile
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -15,12 +14,13 @@ from torch import distributed
 
 from ..demo import CLASSES, IGNORE_INDEX, make_feature_folder
 from ..features import FeatureFolder, natural_files
+from ..files import write_json
 from ..maps import LOG_LIKELIHOODS, Mapper
 from ..score import Score, Scorer
 from ..statistics._collectives import gathered_objects, rank
 from ..table import METRICS, FeatureMetricName, MetricName
 from ..versions import versions
-from ._shared import aligned, check_output, chosen_device, write_json
+from ._shared import NOT_ASKED, aligned, check_output, chosen_device
 
 DEFAULT_METRICS = ["leep", "logme", "hscore", "nce"]
 
@@ -39,17 +39,7 @@ def score_parser() -> ArgumentParser:
         default=[],
         help="metrics that read the softmax of the features instead of the features",
     )
-    own = {
-        "metrics",
-        "softmax",
-        "num_classes",
-        "num_source_classes",
-        "stream_pixels",
-        "device",
-        "all_ranks",
-        "progress",
-    }
-    parser.add_class_arguments(Scorer, as_group=False, as_positional=False, skip=own)
+    parser.add_class_arguments(Scorer, as_group=False, as_positional=False, skip=NOT_ASKED)
     parser.add_argument("--output", type=str | None, metavar="FILE", help="JSON file to write the scores to")
     return parser
 
@@ -145,7 +135,7 @@ def score(options: Namespace) -> None:
         write_json(
             output,
             {
-                "scores": {name: asdict(score) | {"std": score.std} for name, score in scores.items()},
+                "scores": {name: score.as_json() for name, score in scores.items()},
                 "target": str(target.path),
                 "source": None if source is None else str(source.path),
                 "num_classes": num_classes,

@@ -12,15 +12,15 @@ from ..datasets import LabelledData
 from ..ranking import Candidate, Ranker, Ranking, extract
 from ..ranking._extract import FileType
 from ..ranking._passes import Precision
+from ..ranking._rank import DEFAULTS
 from ..score import Scorer
 from ..table import METRICS, FeatureMetricName, MetricName
-from ._shared import aligned, chosen_device
+from ._shared import NOT_ASKED, aligned, chosen_device
 
-T = TypeVar("T")
+T = TypeVar("T", Candidate, LabelledData)
 
 SOME_FAILED = 1
-OF_SCORER = ("num_pixels", "num_repeats", "sampling", "boundary_radius", "seed", "softmax", "absent_classes", "rcond")
-OF_SOLVER = ("solver", "epsilon", "relative_epsilon", "tolerance", "max_iterations", "strict")
+ASKED = Scorer.__dataclass_fields__.keys() - NOT_ASKED - {"ignore_index"}  # which is the data set's
 
 
 class _Table:
@@ -52,12 +52,12 @@ def rank_parser() -> ArgumentParser:
     parser.add_argument(
         "--target", type=_Table(_data, "table"), required=True, help="the target data set: images with labels"
     )
-    parser.add_argument("--metrics", type=MetricName, nargs="+", default=["logme", "hscore"], help="which metrics")
+    parser.add_argument("--metrics", type=MetricName, nargs="+", default=list(Ranker.metrics), help="which metrics")
     parser.add_argument("--by", type=MetricName | None, help="the metric that ranks; the first by default")
     parser.add_argument("--softmax", type=FeatureMetricName, nargs="*", default=[], help="metrics of softmax features")
-    skipped = set(Scorer.__dataclass_fields__) - {*OF_SCORER, *OF_SOLVER} | {"softmax"}
+    skipped = Scorer.__dataclass_fields__.keys() - ASKED
     parser.add_class_arguments(Scorer, as_group=False, as_positional=False, skip=skipped)
-    parser.set_defaults(num_pixels=10_000, sampling="per_class")
+    parser.set_defaults(**DEFAULTS)
     return parser
 
 
@@ -117,7 +117,7 @@ def _plain(kind: type[T], value: Any) -> T:
         return value
     if not isinstance(value, dict):
         raise ValueError(f"{kind.__name__}: {value!r} is not a table of its settings")
-    known = {each.name: each.default for each in fields(kind)}  # type: ignore[arg-type]
+    known = {each.name: each.default for each in fields(kind)}
     missing = [name for name, default in known.items() if default is MISSING and name not in value]
     if missing or (unknown := [name for name in value if name not in known]):
         what = f"{missing[0]} is missing" if missing else f"{unknown[0]!r} is none of {', '.join(known)}"
@@ -129,7 +129,7 @@ def _plain(kind: type[T], value: Any) -> T:
 
 def rank_models(options: Namespace) -> int:
     """Ranks, prints the table and writes the report."""
-    given = {name: options[name] for name in (*OF_SCORER, *OF_SOLVER)}
+    given = {name: options[name] for name in sorted(ASKED)}
     ranker = Ranker(
         target=options.target,
         output=Path(options.output),

@@ -1,15 +1,22 @@
 """What the commands share."""
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import distributed
 
-from ..files import whole_file
+NOT_ASKED = {  # options of Scorer that commands ask in another way, or not at all
+    "metrics",
+    "softmax",
+    "num_classes",
+    "num_source_classes",
+    "stream_pixels",
+    "device",
+    "all_ranks",
+    "progress",
+}
 
 
 def check_output(path: Path) -> None:
@@ -29,12 +36,6 @@ def chosen_device(name: str) -> torch.device:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))  # a GPU each
         torch.cuda.set_device(device)
     return device
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """The whole file or nothing."""
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def aligned(rows: Sequence[Sequence[str]], left: set[int]) -> str:

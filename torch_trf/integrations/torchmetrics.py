@@ -1,6 +1,7 @@
 """Scores and maps as metrics of torchmetrics: fed batch by batch, merged over ranks, saved with a checkpoint."""
 
 import dataclasses
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -83,12 +84,13 @@ class LiveMetric(Metric):
         seen = self._numbers.get("pixels", 0) + images * height * width
         self._numbers = dict(zip(NUMBERS, (seen, height, width), strict=True))
 
+    @abstractmethod
     def _look(self, pixels: Pixels) -> dict[str, Statistic]:
-        raise NotImplementedError
+        """The statistics of a batch, by name."""
 
+    @abstractmethod
     def _names(self) -> set[str]:
         """Of the statistics that `_look` gives."""
-        raise NotImplementedError
 
     def _check_numbers(self, numbers: Sequence[dict[str, int]]) -> None:
         """Raises where pixels of such numbers cannot be merged; empty ones are of no pixel."""

@@ -4,7 +4,7 @@ import pickle
 import re
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torchvision.transforms import v2
 
 from ..class_path import ClassPath, instantiate
 from ..datasets import LabelledData
+from ..digest import digest, of_file
 
 PREFIXES = ("module.", "model.", "_orig_mod.", "net.")  # that training puts before the names of a model's parameters
 NESTED = ("state_dict", "model_state_dict", "model_state", "model")  # where a checkpoint keeps them
@@ -53,6 +54,22 @@ class Candidate:
         """Checks the name."""
         if re.fullmatch(r"\.*|\..*|.*[/\\].*|(ranking|report)\.\w+", self.name):
             raise ValueError(f"candidate {self.name!r}: a name must be that of a folder")
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """All layers that are read."""
+        return tuple(dict.fromkeys([self.layer, *([] if self.logits_layer is None else [self.logits_layer])]))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the model's features depend on, the contents of its checkpoint among it.
+
+        Raises:
+            OSError: a checkpoint that cannot be read.
+        """
+        if self.checkpoint is None:
+            return asdict(self)
+        return asdict(self) | {"checkpoint_digest": digest(of_file(self.checkpoint))}
 
     def make(self) -> nn.Module:
         """The model with its weights, in evaluation mode.

@@ -1,8 +1,8 @@
 """Features of one model on a data set, as files."""
 
-import io
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -10,12 +10,11 @@ import numpy as np
 import torch
 
 from ..datasets import LabelledData
-from ..digest import digest, of_file
-from ..files import whole_file
+from ..files import write_bytes, write_json
 from ..pixels import bilinear, nearest, size_of
 from ._candidate import Candidate
 from ._passes import ForwardPasses, Precision
-from ._store import differences
+from ._store import differences, plain
 
 FileType = Literal["float32", "float16"]
 
@@ -61,13 +60,11 @@ def extract(
         raise ValueError(f"dtype: {dtype!r} is none of {', '.join(get_args(FileType))}")
     folder = Path(output)
     settings: dict[str, Any] = {
-        "candidate": asdict(candidate),
+        "candidate": candidate.settings,
         "data": asdict(data),
         "precision": precision,
         "dtype": dtype,
     }
-    if candidate.checkpoint is not None:
-        settings["checkpoint_digest"] = digest(of_file(candidate.checkpoint))
     images = data.make(candidate.make_transform())
     settings["images"] = getattr(images.dataset, "files", len(images))
     layers = {"final": candidate.layer}
@@ -75,13 +72,13 @@ def extract(
         layers["logits"] = candidate.logits_layer
     names = ("label", *layers)
     model = candidate.make().to(device)
-    _claim(folder, json.loads(json.dumps(settings, default=str)))
+    _claim(folder, plain(settings))
     for name in names:
         (folder / name).mkdir(parents=True, exist_ok=True)
     missing = [k for k in range(len(images)) if not all((folder / name / f"{k}.npy").exists() for name in names)]
     passes = ForwardPasses(
         model=model,
-        layers=tuple(dict.fromkeys(layers.values())),
+        layers=candidate.layers,
         device=torch.device(device),
         precision=precision,
         batch_size=batch_size,
@@ -97,10 +94,7 @@ def extract(
                 raise ValueError(f"image {image.index}: {layer} gives features that are not finite in {dtype}")
             arrays[name] = array.astype(dtype)
         for name, array in arrays.items():
-            buffer = io.BytesIO()  # np.save says little of a full disk
-            np.save(buffer, array)
-            with whole_file(folder / name / f"{image.index}.npy") as temporary:
-                temporary.write_bytes(buffer.getbuffer())
+            write_bytes(folder / name / f"{image.index}.npy", partial(np.save, arr=array))
     return len(missing), len(images) - len(missing)
 
 
@@ -111,5 +105,4 @@ def _claim(folder: Path, settings: dict[str, Any]) -> None:
     if path.exists() and written and (found := list(differences(json.loads(path.read_text()), settings))):
         raise ValueError(f"{folder} holds features of other settings, where {found[0]}: choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(settings, indent=2) + "\n")
+    write_json(path, settings)

@@ -4,19 +4,15 @@ import time
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float64
 from torch import Tensor
 
 from ..datasets import LabelledData, LabelledImages
-from ..maps import MIN_PIXELS
-from ..metrics import leep
-from ..pixels import bilinear, size_of
-from ..statistics import JointMass, LogLikelihood, PixelSample
-from ..statistics._pixel_sample import NOT_DRAWN
+from ..statistics import PixelSample
 from ._candidate import Candidate
 from ._drawn_pixels import DrawnPixels
+from ._leep import leep_map
 from ._passes import ForwardPasses, Precision
-from ._ranking import map_patch_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,40 +63,40 @@ class Look:
             RuntimeError: the model's.
         """
         start = time.perf_counter()
-        layers = [candidate.layer, *([] if candidate.logits_layer is None else [candidate.logits_layer])]
         passes = ForwardPasses(
             model=candidate.make().to(self.device),
-            layers=tuple(dict.fromkeys(layers)),
+            layers=candidate.layers,
             device=self.device,
             precision=self.precision,
             batch_size=self.batch_size,
             num_workers=self.num_workers,
         )
         transform = candidate.make_transform()
-        samples, shown = self._read(passes, target.make(transform), drawn, title)
+        samples, shown, labels = self._read(passes, target.make(transform), drawn, title)
         found = {"feature_sample": samples[candidate.layer]}
-        leep_map = None
+        made = None
         if candidate.logits_layer is not None:
             found["logit_sample"] = samples[candidate.logits_layer]
-            labels = target.make().read(drawn.shown).labels
-            leep_map = _leep_map(shown[candidate.logits_layer], labels, samples[candidate.logits_layer], target)
+            made = leep_map(shown[candidate.logits_layer], labels, found["logit_sample"], target.num_classes)
         if source is not None and candidate.source is not None:
-            samples, _ = self._read(passes, candidate.source.make(transform), source, f"{title}: source")
+            samples, _, _ = self._read(passes, candidate.source.make(transform), source, f"{title}: source")
             found["source_sample"] = samples[candidate.layer]
         for sample in found.values():
             sample.faults.check(target.num_classes, target.ignore_index)
-        return Seen(found, leep_map, {"all": time.perf_counter() - start, "forward": passes.seconds})
+        return Seen(found, made, {"all": time.perf_counter() - start, "forward": passes.seconds})
 
     def _read(
         self, passes: ForwardPasses, images: LabelledImages, drawn: DrawnPixels, title: str
-    ) -> tuple[dict[str, PixelSample], dict[str, Tensor]]:
-        """What each layer gives at the pixels; and of the image that is shown."""
+    ) -> tuple[dict[str, PixelSample], dict[str, Tensor], Tensor]:
+        """What each layer gives at the pixels, and of the image that is shown, with the labels of this."""
         parts = drawn.of_images()
         rows: dict[str, Tensor] = {}
         shown: dict[str, Tensor] = {}
+        labels = torch.empty(0)
         for image, features in passes(images, sorted(parts.keys() | {drawn.shown}), title if self.progress else ""):
             if image.index == drawn.shown:
                 shown = {layer: tensor.clone() for layer, tensor in features.items()}  # without its batch
+                labels = image.labels
             if image.index in parts:
                 pixels = parts[image.index]
                 for layer, tensor in features.items():
@@ -108,18 +104,4 @@ class Look:
                     if layer not in rows:
                         rows[layer] = found.new_zeros(drawn.sample.labels.numel(), found.shape[1])
                     rows[layer][pixels.to(found.device)] = found
-        return {layer: drawn.filled(found) for layer, found in rows.items()}, shown
-
-
-def _leep_map(
-    logits: Float[Tensor, "Z h w"], labels: Int64[Tensor, "H W"], sample: PixelSample, target: LabelledData
-) -> Float64[Tensor, "rows columns"]:
-    """LEEP patch by patch over an image, given how classes go together over all drawn pixels."""
-    rows = sample.features.flatten(0, -2), sample.labels.flatten()
-    mass = JointMass.from_pixels(*rows, num_classes=target.num_classes, ignore_index=NOT_DRAWN)
-    size, patch = size_of(labels), map_patch_size(size_of(labels))
-    resized = bilinear(logits.unsqueeze(0).to(torch.float32), size)
-    seen = LogLikelihood.from_pixels(
-        resized, labels.unsqueeze(0).to(resized.device), joint_mass=mass, patch_size=(patch, patch)
-    )
-    return leep(seen).where(seen.count >= MIN_PIXELS, torch.nan).cpu()
+        return {layer: drawn.filled(found) for layer, found in rows.items()}, shown, labels

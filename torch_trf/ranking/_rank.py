@@ -11,18 +11,17 @@ from typing import Any, get_args
 import torch
 
 from ..datasets import LabelledData, read_batches
-from ..digest import digest, of_file
 from ..score import Scorer, numbers
 from ..table import METRICS
 from ..versions import versions
 from ._candidate import Candidate
 from ._drawn_pixels import DrawnImage, DrawnPixels
-from ._leep_by_class import leep_by_class
+from ._leep import leep_by_class
 from ._look import Look, Seen
 from ._passes import Precision
 from ._ranking import Ranking, Result
 from ._report import write_report
-from ._store import Settings, Store
+from ._store import Settings, Store, plain
 
 DRAWING = ("seed", "num_pixels", "num_repeats", "sampling", "boundary_radius")  # options on which the pixels depend
 DEFAULTS: dict[str, Any] = {"num_pixels": 10_000, "sampling": "per_class"}
@@ -95,7 +94,7 @@ class Ranker:
             if result.failure:
                 warnings.warn(f"{candidate.name} failed and is left out: {result.failure}", stacklevel=2)
             results.append(result)
-        ranking = Ranking(results=tuple(results), by=self.by or self.metrics[0], target=_plain(asdict(self.target)))
+        ranking = Ranking(results=tuple(results), by=self.by or self.metrics[0], target=plain(asdict(self.target)))
         ranking.write(self.output)
         shown = self.target.make().read(drawn.shown)
         write_report(ranking, shown.image, shown.labels, self.output / "report.html")
@@ -182,15 +181,13 @@ class Ranker:
     def _settings(self, candidate: Candidate, drawn: DrawnPixels, source: DrawnPixels | None) -> Settings:
         """What a candidate's result depends on; under "model" what its model's features do."""
         drawing = {name: getattr(self._scorer, name) for name in DRAWING}
-        model = asdict(candidate) | drawing | {"precision": self.precision}
+        model = candidate.settings | drawing | {"precision": self.precision}
         model |= {"versions": {name: versions()[name] for name in ("torch", "torch_trf")}}
         model["images and labels"] = drawn.fingerprint
-        if candidate.checkpoint is not None:
-            model["checkpoint_digest"] = digest(of_file(candidate.checkpoint))
         if source is not None:
             model["source images and labels"] = source.fingerprint
         scorer = {name: value for name, value in asdict(self._scorer).items() if name not in ("device", "progress")}
-        return _plain({"model": model, "scorer": scorer})
+        return plain({"model": model, "scorer": scorer})
 
     def _scored(self, candidate: Candidate, scorer: Scorer, seen: Seen, settings: Settings) -> Result:
         device = torch.device(self.device)
@@ -211,11 +208,6 @@ class Ranker:
             settings=settings,
             seconds=seen.seconds,
         )
-
-
-def _plain(settings: Settings) -> Settings:
-    """Settings as they come back from a file."""
-    return json.loads(json.dumps(settings, default=str))
 
 
 def _failed(candidate: Candidate, error: Exception) -> Result:

@@ -1,14 +1,13 @@
 """What came out: candidates in order, by each metric and by all of them."""
 
 import csv
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..files import whole_file
+from ..files import whole_file, write_json
 from ..score import Score
 from ..versions import versions
 
@@ -46,8 +45,7 @@ class Result:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for a file."""
-        scores = {name: asdict(score) | {"std": score.std} for name, score in self.scores.items()}
-        return asdict(self) | {"scores": scores}
+        return asdict(self) | {"scores": {name: score.as_json() for name, score in self.scores.items()}}
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> "Result":
@@ -121,8 +119,7 @@ class Ranking:
             "candidates": [each.as_json() for each in self.results],
             "versions": versions(),
         }
-        with whole_file(folder / "ranking.json") as temporary:
-            temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+        write_json(folder / "ranking.json", value)
         with whole_file(folder / "ranking.csv") as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]) if rows else ["rank", "name"])
             writer.writeheader()

@@ -1,15 +1,15 @@
 """What is kept of a candidate, so that a ranking that was interrupted goes on."""
 
-import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..files import whole_file
+from ..files import write_bytes, write_json
 from ..statistics import PixelSample
 from ._look import Seen
 from ._ranking import Result
@@ -41,10 +41,7 @@ class Store:
         self.folder.mkdir(parents=True, exist_ok=True)
         samples = {name: sample.to("cpu").state() for name, sample in seen.samples.items()}
         value = {"settings": json.dumps(settings), "samples": samples, "map": seen.map, "seconds": seen.seconds}
-        buffer = io.BytesIO()  # torch.save says nothing of a full disk
-        torch.save(value, buffer)
-        with whole_file(self.folder / "seen.pt") as temporary:
-            temporary.write_bytes(buffer.getbuffer())
+        write_bytes(self.folder / "seen.pt", partial(torch.save, value))
 
     def result(self, settings: Settings) -> Result | list[str]:
         """The scores with these settings; otherwise in which they differ."""
@@ -59,8 +56,12 @@ class Store:
 
     def save_result(self, result: Result) -> None:
         """Keeps the scores."""
-        with whole_file(self.folder / "scores.json") as temporary:
-            temporary.write_text(json.dumps(result.as_json(), indent=2, allow_nan=False) + "\n")
+        write_json(self.folder / "scores.json", result.as_json())
+
+
+def plain(settings: Settings) -> Settings:
+    """Settings as they come back from a file."""
+    return json.loads(json.dumps(settings, default=str))
 
 
 def differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
