@@ -5,6 +5,7 @@ import torch
 
 import torch_trf
 from torch_trf import metrics
+from torch_trf.statistics import PixelSample
 from torch_trf.transport import JC_GAMMA, ConvergenceError, ConvergenceWarning
 
 from .helpers import METRICS, assert_close, random_images, random_pixels
@@ -21,7 +22,7 @@ def jc_otce_from_itself(features, labels, **options):
 
 
 COUPLED = {"otce": otce_from_itself, "jc_otce": jc_otce_from_itself}
-SCORES = {name: getattr(torch_trf, name) for name in METRICS} | COUPLED
+SCORES = {name: getattr(torch_trf, name) for name in (*METRICS, "knn")} | COUPLED
 every_score = pytest.mark.parametrize("score", SCORES.values(), ids=SCORES.keys())
 
 
@@ -153,6 +154,32 @@ def test_other_types_are_an_error(score, feature_dtype, label_dtype, message, de
     features = torch.ones(3, 2, dtype=feature_dtype, device=device)
     with pytest.raises(ValueError, match=message):
         score(features, torch.ones(3, dtype=label_dtype, device=device))
+
+
+def test_knn_is_that_of_all_labelled_pixels(device):
+    features, labels = random_images(2, 3, 6, 7, ignore_index=250, device=device)
+    rows = features.movedim(1, -1)[labels != 250], labels[labels != 250]
+    for options in ({}, {"neighbours": 1}):
+        sample = PixelSample.from_pixels(*rows, size=1000, num_classes=4)
+        assert_close(torch_trf.knn(features, labels, ignore_index=250, **options), metrics.knn(sample[0], **options))
+
+
+def test_knn_of_a_single_pixel_is_an_error(device):
+    features, labels = random_pixels(3, 3, 3, device=device)
+    labels[1:] = 255
+    with pytest.raises(ValueError, match="knn needs at least 2 labelled pixels, not 1"):
+        torch_trf.knn(features, labels)
+
+
+def test_knn_without_neighbours_is_an_error(device):
+    with pytest.raises(ValueError, match="neighbours must be at least 1, not 0"):
+        torch_trf.knn(*random_pixels(9, 3, 3, device=device), neighbours=0)
+
+
+def test_knn_of_features_that_overflow_is_an_error(device):
+    features, labels = random_pixels(9, 3, 3, device=device)
+    with pytest.raises(ValueError, match="the features are too large for double precision"):
+        torch_trf.knn(1e200 * features, labels)
 
 
 # OTCE and JC-OTCE with two sides

@@ -671,7 +671,8 @@ def test_order_and_batches_of_images(metric, order, cut, device):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"metric": "leap"}, "metric: 'leap' is none of leep, logme, .*, otce, jc_otce"),
+        ({"metric": "leap"}, "metric: 'leap' is none of leep, logme, .*, otce, jc_otce$"),
+        ({"metric": "knn"}, "metric: 'knn' has no map: the pixels of a patch are alike"),
         ({"pool": "images"}, "pool: 'images' is none of dataset, image"),
         ({"absent_classes": "no"}, "absent_classes: 'no' is none of skip, include"),
         ({"num_classes": 0}, "num_classes must be at least 1, not 0"),

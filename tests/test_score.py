@@ -140,6 +140,40 @@ def test_softmax_is_taken_where_asked(images):
     assert scores["logme"].score == pytest.approx(torch_trf.logme(features, labels).item())
 
 
+@pytest.mark.parametrize("softmax", [(), ("knn",)])
+def test_knn_draws_its_pixels(images, softmax):
+    features, labels, _ = images
+    options = {"metrics": ("knn",), "num_classes": K, "softmax": softmax}
+    whole = Scorer(**options)([images])["knn"]
+    read = features.double().softmax(1) if softmax else features
+    assert whole.score == torch_trf.knn(read, labels).item()
+    assert whole.pixels == (labels != 255).sum()  # fewer than are drawn
+    drawn = PixelSample.from_pixels(read, labels, size=100, num_classes=K, num_repeats=2)
+    expected = [torch_trf.knn(*sample.drawn(), neighbours=3).item() for sample in drawn]
+    assert Scorer(num_pixels=100, num_repeats=2, neighbours=3, **options)([images])["knn"].repeats == tuple(expected)
+
+
+def test_softmax_of_a_sample_is_of_the_metrics_that_ask_for_it(images):
+    options = {"num_classes": K, "num_pixels": 100}
+    both = Scorer(metrics=("knn", "logme"), softmax=("knn",), **options)([images])
+    assert values(both) == {
+        "knn": Scorer(metrics=("knn",), softmax=("knn",), **options)([images])["knn"].score,
+        "logme": Scorer(metrics=("logme",), **options)([images])["logme"].score,
+    }
+
+
+def test_knn_samples_as_asked_without_a_number_of_pixels(images):
+    scorer = Scorer(metrics=("knn", "logme"), num_classes=K, num_repeats=2, sampling="boundary")
+    scores = scorer([images])
+    assert len(scores["knn"].repeats) == 2
+    assert scores["logme"].score == Scorer(metrics=("logme",), num_classes=K)([images])["logme"].score
+
+
+def test_knn_of_a_single_pixel_is_an_error(images):
+    with pytest.raises(ValueError, match="knn needs at least 2 labelled pixels, not 1"):
+        Scorer(metrics=("knn",), num_classes=K, num_pixels=1)([images])
+
+
 @pytest.fixture(scope="module")
 def source(images):
     """The same labels seen elsewhere."""
@@ -232,6 +266,7 @@ def test_couplings_that_did_not_converge_are_told(images, source):
         ({"metrics": ()}, "no metric"),
         ({"num_pixels": 0}, "num_pixels must be at least 1, not 0"),
         ({"num_repeats": 0, "num_pixels": 5}, "num_repeats must be"),
+        ({"neighbours": 0}, "neighbours must be at least 1, not 0"),
         ({"num_repeats": 3}, "need num_pixels"),
         ({"sampling": "boundary"}, "need num_pixels"),
         ({"sampling": "perclass", "num_pixels": 5}, "sampling: 'perclass' is none of uniform"),

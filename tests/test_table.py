@@ -6,7 +6,7 @@ import pytest
 
 from torch_trf.pixels import Pixels
 from torch_trf.statistics import JointMass, LogLikelihood, Moments
-from torch_trf.table import METRICS, FeatureMetricName, MetricName, statistic
+from torch_trf.table import METRICS, FeatureMetricName, MapMetricName, MetricName, statistic
 
 from .helpers import assert_same, random_images
 
@@ -48,6 +48,8 @@ def test_missing_class_scores_are_an_error(name, images):
 def test_names_agree():
     assert tuple(METRICS) == get_args(MetricName)
     assert {name for name in METRICS if METRICS[name].gamma is not None} == {"otce", "jc_otce"}
+    assert {name for name in METRICS if METRICS[name].draws} == {"otce", "jc_otce", "knn"}
+    assert set(METRICS) - set(get_args(MapMetricName)) == {"knn"}
     assert set(get_args(FeatureMetricName)) == {name for name in METRICS if METRICS[name].reads == "features"}
     samples = {"source_sample", "feature_sample"}
     assert {part for metric in METRICS.values() for part in metric.statistics} - samples <= set(STATISTICS)

@@ -9,7 +9,7 @@ torch_trf.transferability_map("logme", ...) the score patch by patch; torch_trf.
 from . import metrics, statistics, transport
 from ._ops import has_extension
 from .features import FeatureFolder
-from .functional import OTCEResult, hscore, jc_otce, leep, logme, nce, otce, otce_result, regularized_hscore
+from .functional import OTCEResult, hscore, jc_otce, knn, leep, logme, nce, otce, otce_result, regularized_hscore
 from .maps import Mapper, ScoreMap, transferability_map
 from .score import Score, Scorer
 
@@ -25,6 +25,7 @@ __all__ = [
     "has_extension",
     "hscore",
     "jc_otce",
+    "knn",
     "leep",
     "logme",
     "metrics",

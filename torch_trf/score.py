@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from .metrics._checks import require_finite, require_pixels
 from .metrics._hscore import RCOND
+from .metrics._knn import NEIGHBOURS, require_neighbours
 from .pixels import Pixels, as_images, boundary
 from .statistics import PixelSample, Running, Statistic, all_reduce
 from .statistics._collectives import rank
@@ -31,7 +32,7 @@ else:
     Batches = Iterable  # a run-time check of an iterator's items would use them up
 Source = Batches | PixelSample
 
-OTCE_PIXELS = 10_000  # what the published experiments draw
+DRAWN_PIXELS = 10_000  # what the published experiments draw for OTCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ class Scorer(SolverOptions):
         num_source_classes: number of source classes, for OTCE and JC-OTCE.
         ignore_index: label of the pixels to leave out.
         num_pixels: pixels drawn without replacement for every metric; by default LEEP, LogME, both H-scores and NCE
-            take all pixels, OTCE and JC-OTCE draw 10,000.
+            take all pixels, OTCE, JC-OTCE and kNN draw 10,000.
         num_repeats: how many independent samples are drawn and scored.
         sampling: which pixels may be drawn: all labelled ones ("uniform"), equally many of each class ("per_class",
             num_pixels // K each), or those near a change of label ("boundary").
@@ -89,6 +90,7 @@ class Scorer(SolverOptions):
         absent_classes: whether LogME leaves out classes without pixels ("skip") or, as published code does, averages
             them in ("include").
         rcond: the H-score drops directions whose variance is at most this times the largest.
+        neighbours: k of kNN, the number of nearest pixels that vote for the class of a pixel.
         stream_pixels: LEEP over a stream that can be read only once takes the log-likelihood over a uniform sample of
             this many pixels; exact when the stream has no more.
         device: where to compute; where the pixels are by default.
@@ -118,6 +120,7 @@ class Scorer(SolverOptions):
     softmax: tuple[str, ...] = ()
     absent_classes: Literal["skip", "include"] = "skip"
     rcond: float = RCOND
+    neighbours: int = NEIGHBOURS
     stream_pixels: int = 100_000
     device: torch.device | str | None = None
     all_ranks: bool = False
@@ -140,17 +143,18 @@ class Scorer(SolverOptions):
             "num_pixels",
             "num_repeats",
             "boundary_radius",
+            "neighbours",
             "stream_pixels",
         ):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
-        if self.sampling == "per_class" and (self.num_pixels or OTCE_PIXELS) < self.num_classes:
+        if self.sampling == "per_class" and (self.num_pixels or DRAWN_PIXELS) < self.num_classes:
             raise ValueError(
                 f"num_pixels={self.num_pixels} is less than a pixel for each of {self.num_classes} classes"
             )
         if self.coupled and self.num_source_classes is None:
             raise ValueError(f"{self.coupled[0]} needs num_source_classes")
-        draws = self.num_pixels is not None or self.coupled
+        draws = self.num_pixels is not None or any(METRICS[name].draws for name in self.metrics)
         if not draws and (self.num_repeats > 1 or self.sampling != "uniform"):
             options = f"num_repeats={self.num_repeats} and sampling={self.sampling!r}"
             raise ValueError(f"{options} need num_pixels: all pixels are used now")
@@ -225,14 +229,14 @@ class Scorer(SolverOptions):
         Raises:
             ValueError: labels outside the classes, or features that are NaN or infinite.
         """
-        return self._draw(pixels, pixels.features, self.num_pixels or OTCE_PIXELS)
+        return self._draw(pixels, pixels.features, self.num_pixels or DRAWN_PIXELS)
 
     def statistic_names(self) -> set[str]:
         """What must be known of pixels that are seen once."""
         names: set[str] = set()
         for metric in self.metrics:
             table = METRICS[metric]
-            if self.num_pixels is not None or table.gamma is not None:
+            if self.num_pixels is not None or table.draws:
                 names.add(f"{table.reads[:-1]}_sample")
             else:
                 names.add(self._named(metric, table.statistics[0]))
@@ -363,12 +367,14 @@ class Scorer(SolverOptions):
     def _score(self, name: str, found: dict[str, Any], seconds: dict[str, float]) -> Score:
         start = time.perf_counter()
         table = METRICS[name]
-        known = found[self._named(name, table.statistics[-1])]
+        known = self._as_read(name, found[self._named(name, table.statistics[-1])])
         coupling = error = None
         if table.gamma is not None:
             if "source_sample" not in found:
                 raise ValueError(f"{name} compares two data sets: a source is needed beside the target")
-            coupling = self._couple(name, found["source_sample"], known, table.gamma)
+            coupling = self._couple(self._as_read(name, found["source_sample"]), known, table.gamma)
+        if name == "knn":
+            require_neighbours(known)
         parts = None if table.by_class is None else table.by_class(known, self)
         scores = table.function(coupling or known, self) if parts is None else parts.nanmean(-1)
         repeats = require_finite(scores.reshape(-1))
@@ -388,11 +394,13 @@ class Scorer(SolverOptions):
             by_class=None if parts is None else numbers(parts.reshape(-1, self.num_classes).nanmean(0)),
         )
 
-    def _couple(self, name: str, source: PixelSample, target: PixelSample, gamma: float) -> JointLabelMass:
-        if name in self.softmax:
-            source, target = (
-                replace(sample, features=sample.features.softmax(-1, torch.float64)) for sample in (source, target)
-            )
+    def _as_read(self, metric: str, known: Any) -> Any:
+        """A statistic as a metric reads it: of a sample, which metrics share, perhaps the softmax of the features."""
+        if metric in self.softmax and isinstance(known, PixelSample):
+            return replace(known, features=known.features.softmax(-1, torch.float64))
+        return known
+
+    def _couple(self, source: PixelSample, target: PixelSample, gamma: float) -> JointLabelMass:
         return couple(
             source.features,
             source.labels,

@@ -12,8 +12,9 @@ from .pixels import Pixels
 from .statistics import JointMass, LogLikelihood, Moments, PixelSample, Statistic
 from .transport import JC_GAMMA
 
-MetricName = Literal["leep", "logme", "hscore", "regularized_hscore", "nce", "otce", "jc_otce"]
-FeatureMetricName = Literal["logme", "hscore", "regularized_hscore", "otce", "jc_otce"]
+MapMetricName = Literal["leep", "logme", "hscore", "regularized_hscore", "nce", "otce", "jc_otce"]
+MetricName = Literal[MapMetricName, "knn"]  # the pixels of a patch are alike, whatever the features: no map
+FeatureMetricName = Literal["logme", "hscore", "regularized_hscore", "otce", "jc_otce", "knn"]
 
 COUPLED = ("source_sample", "feature_sample")
 STATISTICS: dict[str, type[Statistic]] = {
@@ -48,6 +49,11 @@ class Metric:
     by_class: Callable[[Any, Any], Tensor] | None = None
     gamma: float | None = None
 
+    @property
+    def draws(self) -> bool:
+        """Whether the metric is of a sample of pixels, however many there are."""
+        return "feature_sample" in self.statistics
+
     def read(self, pixels: Pixels) -> Tensor:
         """The tensor of a batch that the metric reads.
 
@@ -73,6 +79,9 @@ METRICS: dict[str, Metric] = {
     "nce": Metric(("hard_mass",), "logits", lambda x, _: functions.nce(x), "nats"),
     "otce": Metric(COUPLED, "features", lambda x, _: functions.otce(x), "nats", gamma=1.0),
     "jc_otce": Metric(COUPLED, "features", lambda x, _: functions.otce(x), "nats", gamma=JC_GAMMA),
+    "knn": Metric(
+        ("feature_sample",), "features", lambda x, options: functions.knn(x, neighbours=options.neighbours), "share"
+    ),
 }
 
 

@@ -113,6 +113,7 @@ def test_scores_are_those_of_all_pixels(images, source, as_sample):
         {"metrics": ("otce", "leep"), "num_pixels": 50, "num_repeats": 3, "num_source_classes": K, "seed": 4},
         {"metrics": ("nce", "hscore"), "num_pixels": 40, "sampling": "per_class"},
         {"metrics": ("leep",), "stream_pixels": 70},
+        {"metrics": ("knn", "logme"), "softmax": ("knn",), "neighbours": 3, "num_repeats": 2},
     ],
     ids=lambda options: "-".join(options),
 )
@@ -582,6 +583,7 @@ def test_map_on_the_grid_that_is_chosen(images):
         ({"metric": "leep"}, "leep looks at pixels twice or at two data sets: map it by torch_trf.Mapper"),
         ({"metric": "otce"}, "otce looks at pixels twice or at two data sets: map it by torch_trf.Mapper"),
         ({"metric": "leap"}, "metric: 'leap' is none of leep"),
+        ({"metric": "knn"}, "metric: 'knn' has no map"),
         ({"patch_size": 0}, "patch_size must be at least 1 pixel"),
         ({"pool": "image"}, "Unexpected keyword arguments: `pool`"),
     ],

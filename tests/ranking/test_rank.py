@@ -128,6 +128,17 @@ def test_features_and_class_scores_may_be_of_several_layers(tmp_path):
     assert_same_repeats(repeats(found), {name: score.repeats for name, score in expected.items()})
 
 
+def test_ranks_by_nearest_neighbours(tmp_path):
+    options = OPTIONS | {"neighbours": 3}
+    found = ranker(tmp_path, metrics=("logme", "knn"), by="knn", options=options)(
+        [candidate(model=named("Image"), layer="same"), candidate("blurred", arguments={"stride": 4})]
+    )
+    batches = [Pixels(image[None], labels[None], stream=k) for k, (image, labels) in enumerate(Scenes())]
+    expected = Scorer(metrics=("logme", "knn"), num_classes=K, sampling="per_class", **options)(batches)
+    assert_same_repeats(repeats(found.results[0]), {name: score.repeats for name, score in expected.items()})
+    assert found.by == "knn"
+
+
 def test_a_model_may_see_images_in_another_size(tmp_path):
     resize = {"class_path": "torchvision.transforms.v2.Resize", "init_args": {"size": [6, 10], "antialias": True}}
     resized = candidate(model=named("Image"), layer="same", transform=[resize])

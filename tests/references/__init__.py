@@ -2,6 +2,7 @@
 
 from . import transport
 from .hscore import hscore
+from .knn import knn
 from .leep import leep
 from .logme import logme
 from .map import transferability_map
@@ -12,6 +13,7 @@ from .regularized_hscore import regularized_hscore
 
 __all__ = [
     "hscore",
+    "knn",
     "leep",
     "logme",
     "moments",

@@ -18,7 +18,7 @@ from ..pixels import Pixels, as_images
 from ..score import Batches
 from ..statistics import Faults, Statistic
 from ..statistics._faults import checked_classes
-from ..table import METRICS, MetricName, statistic
+from ..table import METRICS, MapMetricName, statistic
 from ..transport import JointLabelMass, SolverOptions, couple
 from ._grid import Grid, pair
 from ._reader import Reader, gathered
@@ -36,7 +36,7 @@ class Mapper(SolverOptions):
     Beside these, it takes the options of the solver of OTCE and JC-OTCE, `transport.SolverOptions`.
 
     Args:
-        metric: which metric, by name.
+        metric: which metric, by name; any but knn.
         patch_size: height and width of a patch in pixels, as in [8, 16], or one number for both.
         num_classes: K, number of target classes.
         stride: rows and columns from one patch to the next, or one number for both; the size of a patch by default.
@@ -55,7 +55,7 @@ class Mapper(SolverOptions):
         progress: whether to show a progress bar.
 
     Raises:
-        ValueError: an unknown metric, or options that make no sense.
+        ValueError: an unknown metric or one without a map, or options that make no sense.
 
     Example:
         >>> features, labels = torch.randn(2, 3, 8, 12), torch.randint(0, 2, (2, 8, 12))
@@ -81,8 +81,10 @@ class Mapper(SolverOptions):
     def __post_init__(self) -> None:
         """Checks the options."""
         SolverOptions.__post_init__(self)
+        if self.metric == "knn":
+            raise ValueError("metric: 'knn' has no map: the pixels of a patch are alike, whatever the features")
         for option, known in (
-            ("metric", get_args(MetricName)),
+            ("metric", get_args(MapMetricName)),
             ("pool", ("dataset", "image")),
             ("absent_classes", ("skip", "include")),
         ):
