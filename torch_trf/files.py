@@ -1,9 +1,10 @@
 """Writing files whole or not at all."""
 
+import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,14 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
     """Writes values as JSON, which knows no NaN; the whole file or nothing."""
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes rows by the names of their columns; the whole file or nothing."""
+    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def write_bytes(path: Path, write: Callable[[io.BytesIO], object]) -> None:

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 import torch_trf
 from torch_trf import Score
+from torch_trf.maps import MIN_PIXELS
 from torch_trf.ranking import Ranking, Result
+from torch_trf.ranking._ranking import map_patch_size
 
 
 def result(name, *scores, failure=None, **fields):
@@ -24,7 +26,7 @@ def result(name, *scores, failure=None, **fields):
 
 
 def ranking(*results, by="a"):
-    return Ranking(results=results, by=by, target={"num_classes": 3})
+    return Ranking(results=results, by=by, target={"num_classes": 3}, shown=0)
 
 
 FAILED = result("broken", failure="no weights")
@@ -136,3 +138,9 @@ def test_a_result_is_the_same_from_its_file():
     assert Result.from_json(json.loads(json.dumps(made.as_json()))) == made
     assert made.as_json()["scores"]["otce"]["std"] == score.std
     assert Result.from_json(json.loads(json.dumps(FAILED.as_json()))) == FAILED
+
+
+@pytest.mark.parametrize(("size", "patch"), [((1024, 2048), 69), ((96, 64), 4), ((32, 48), 3), ((2, 40), 2)])
+def test_maps_have_thirty_patches_but_none_too_small_for_a_score(size, patch):
+    assert map_patch_size(size) == patch
+    assert patch**2 >= MIN_PIXELS or patch == min(size)

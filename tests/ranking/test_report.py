@@ -46,7 +46,7 @@ def ranked(*results):
     """Three candidates whose order differs by name and by either metric, unless others are given."""
     results = results or (scored("run-2", -0.2, 10.5), scored("run-10", 0.3, 9.5), scored("vit", -0.1, 0.5))
     target = {"dataset": {"class_path": "made.Up", "init_args": {"split": "val"}}, "num_classes": 3}
-    return Ranking(results=results, by="logme", target=target)
+    return Ranking(results=results, by="logme", target=target, shown=0)
 
 
 @pytest.fixture

@@ -1,9 +1,27 @@
 """Ranking candidate models by how well they transfer to a target data set."""
 
 from ._candidate import Candidate
+from ._correlation import Agreement, Correlation, Estimate, correlation
+from ._correlation_files import read_accuracies, read_scores, write_correlation
 from ._extract import extract
 from ._rank import Ranker
 from ._ranking import Ranking, Result
 from ._report import write_report
+from ._scatter import draw_scatter
 
-__all__ = ["Candidate", "Ranker", "Ranking", "Result", "extract", "write_report"]
+__all__ = [
+    "Agreement",
+    "Candidate",
+    "Correlation",
+    "Estimate",
+    "Ranker",
+    "Ranking",
+    "Result",
+    "correlation",
+    "draw_scatter",
+    "extract",
+    "read_accuracies",
+    "read_scores",
+    "write_correlation",
+    "write_report",
+]

@@ -94,7 +94,12 @@ class Ranker:
             if result.failure:
                 warnings.warn(f"{candidate.name} failed and is left out: {result.failure}", stacklevel=2)
             results.append(result)
-        ranking = Ranking(results=tuple(results), by=self.by or self.metrics[0], target=plain(asdict(self.target)))
+        ranking = Ranking(
+            results=tuple(results),
+            by=self.by or self.metrics[0],
+            target=plain(asdict(self.target)),
+            shown=drawn.shown,
+        )
         ranking.write(self.output)
         shown = self.target.make().read(drawn.shown)
         write_report(ranking, shown.image, shown.labels, self.output / "report.html")

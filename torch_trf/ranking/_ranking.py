@@ -1,22 +1,23 @@
 """What came out: candidates in order, by each metric and by all of them."""
 
-import csv
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..files import whole_file, write_json
+from ..files import write_csv, write_json
+from ..maps import MIN_PIXELS
 from ..score import Score
 from ..versions import versions
 
 MAP_PATCHES = 30  # along the longer side of the image that is shown
+LEAST_PATCH = math.isqrt(MIN_PIXELS - 1) + 1  # a smaller one has too few pixels for a score
 
 
 def map_patch_size(size: tuple[int, int]) -> int:
     """Height and width of the patches in which an image of this size is mapped."""
-    return min(math.ceil(max(size) / MAP_PATCHES), *size)
+    return min(max(math.ceil(max(size) / MAP_PATCHES), LEAST_PATCH), *size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,11 +67,13 @@ class Ranking:
         results: of all candidates, in the order in which they were given.
         by: the metric that ranks them.
         target: the settings of the target data set.
+        shown: number of the image of which the results hold maps.
     """
 
     results: tuple[Result, ...]
     by: str
     target: dict[str, Any]
+    shown: int
 
     @property
     def scored(self) -> list[Result]:
@@ -115,15 +118,13 @@ class Ranking:
         value = {
             "by": self.by,
             "target": self.target,
+            "shown": self.shown,
             "ranking": rows,
             "candidates": [each.as_json() for each in self.results],
             "versions": versions(),
         }
         write_json(folder / "ranking.json", value)
-        with whole_file(folder / "ranking.csv") as temporary, temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]) if rows else ["rank", "name"])
-            writer.writeheader()
-            writer.writerows(rows)
+        write_csv(folder / "ranking.csv", list(rows[0]) if rows else ["rank", "name"], rows)
 
 
 def _ranked(values: Mapping[str, float]) -> dict[str, int]:

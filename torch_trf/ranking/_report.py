@@ -69,7 +69,8 @@ def write_report(
         >>> from torch_trf.ranking import Ranking, Result
         >>> scores = {"logme": torch_trf.Score(score=0.3, repeats=(0.2, 0.4), pixels=500, seconds=0.1)}
         >>> found = Result(name="a", scores=scores, by_class={}, map=None, settings={}, seconds={})
-        >>> ranking = Ranking(results=(found,), by="logme", target={"dataset": "voc.Validation", "num_classes": 21})
+        >>> target = {"dataset": "voc.Validation", "num_classes": 21}
+        >>> ranking = Ranking(results=(found,), by="logme", target=target, shown=0)
         >>> image, labels = torch.rand(3, 60, 90), torch.randint(0, 21, (60, 90))
         >>> path = Path(tempfile.mkdtemp()) / "report.html"
         >>> write_report(ranking, image, labels, path)

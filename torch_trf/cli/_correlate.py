@@ -1,0 +1,89 @@
+"""The command correlate: scores against accuracies after fine-tuning."""
+
+import warnings
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from ..ranking import Correlation, correlation, read_accuracies, read_scores, write_correlation
+from ..ranking._correlation_files import output_files
+from ._shared import aligned, check_output
+
+
+def correlate_parser() -> ArgumentParser:
+    """What `torch-trf correlate` asks."""
+    parser = ArgumentParser(
+        description="Tells how well scores foretold the accuracies of models after fine-tuning: rank correlations and"
+        " what is lost by trusting the scores, with 95 % intervals, beside what chance alone gives.",
+        exit_on_error=False,
+    )
+    parser.add_argument(
+        "scores",
+        type=str,
+        metavar="SCORES.json",
+        help='ranking.json of `torch-trf rank`, or a table {"model": {"logme": 0.3, ...}, ...}',
+    )
+    parser.add_argument(
+        "accuracies",
+        type=str,
+        metavar="ACCURACIES.csv",
+        help="accuracy of each model after fine-tuning; higher is better. The header has name and accuracy, and may"
+        " have source_accuracy, the accuracy on the model's own source data set, which is then a baseline",
+    )
+    parser.add_argument(
+        "--top", type=int, default=3, help="k of the top-k regret: how many of the best scored models are fine-tuned"
+    )
+    parser.add_argument(
+        "--num_resamples", type=int, default=1000, help="of the models, for the intervals, and random orders"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the resamples and of the random orders")
+    parser.add_argument(
+        "--output", type=str | None, metavar="STEM", help="write STEM.json, STEM.csv and STEM.png (a figure)"
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def correlate(options: Namespace) -> None:
+    """Compares, prints the table, and writes it."""
+    read = Path(options.scores), Path(options.accuracies)
+    written = output_files(options.output) if options.output is not None else ()
+    for path in written:
+        check_output(path)
+        if path.resolve() in [each.resolve() for each in read]:
+            raise ValueError(f"--output {options.output} would overwrite {path}, which is read")
+    scores, failures = read_scores(read[0])
+    accuracies, source_accuracies = read_accuracies(read[1])
+    for name, failure in failures.items():
+        warnings.warn(f"{name} failed in the ranking and is left out: {failure}", stacklevel=2)
+        for values in (accuracies, source_accuracies or {}):
+            values.pop(name, None)
+    found = correlation(
+        scores,
+        accuracies,
+        source_accuracies=source_accuracies,
+        top=options.top,
+        num_resamples=options.num_resamples,
+        seed=options.seed,
+    )
+    print(correlation_table(found))
+    if written:
+        write_correlation(found, options.output)
+        print(f"written to {', '.join(map(str, written))}")
+
+
+def correlation_table(found: Correlation) -> str:
+    """A correlation for the terminal: how many models, a row for each predictor, and what the intervals are."""
+    accuracies = found.accuracies.values()
+    head = ["", "spearman", "weighted kendall", "kendall", "pearson", "top-1 regret", f"top-{found.top} regret"]
+    rows = [head]
+    for predictor, agreement in found.agreements.items():
+        coefficients = agreement.spearman, agreement.weighted_kendall, agreement.kendall, agreement.pearson
+        regrets = agreement.top_1_regret, agreement.top_k_regret
+        rows.append([predictor, *map(str, coefficients), *(f"{regret.value:.4f}" for regret in regrets)])
+    return (
+        f"{len(accuracies)} models, accuracies from {min(accuracies):.4f} to {max(accuracies):.4f}\n"
+        f"{aligned(rows, left={0})}\n"
+        f"in brackets: 95 % intervals over {found.num_resamples:,} bootstrap resamples of the models; of random order,"
+        f" the mean and the middle 95 % of {found.num_resamples:,} random orders"
+    )

@@ -1,0 +1,244 @@
+"""How well scores foretold the accuracies after fine-tuning, and how sure that is with so few models."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+SOURCE_ACCURACY = "source accuracy"
+RANDOM_ORDER = "random order"
+LEAST_MODELS = 3
+PERCENTILES = (2.5, 97.5)  # between which an interval lies
+LEAST_RESAMPLES = 40  # of which 2.5 % are one
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A value and the 95 % interval around it; of random orders, the mean and where 95 % of them lie."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        value, low, high = (f"{round(number, 2) + 0.0:.2f}" for number in (self.value, self.low, self.high))  # no -0.00
+        return f"{value} [{low}, {high}]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """How well one predictor foretold the accuracies.
+
+    Attributes:
+        spearman: correlation of the ranks, equals sharing their mean rank; in [-1, 1], as the other coefficients.
+        weighted_kendall: Vigna's tau, to which the best models matter most.
+        kendall: Kendall's tau-b.
+        pearson: linear correlation.
+        top_1_regret: what is lost by fine-tuning only the model of the highest score, in units of accuracy; 0 is best.
+        top_k_regret: what is lost by fine-tuning the k models of the highest scores and keeping the best of them.
+    """
+
+    spearman: Estimate
+    weighted_kendall: Estimate
+    kendall: Estimate
+    pearson: Estimate
+    top_1_regret: Estimate
+    top_k_regret: Estimate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Correlation:
+    """What came of a comparison of scores with accuracies.
+
+    Attributes:
+        predictors: the value that each predictor gave each model: metrics and, where given, "source accuracy".
+        accuracies: after fine-tuning, of each model.
+        agreements: of each predictor, and of "random order".
+        top: k of the top-k regret.
+        num_resamples: of the models, and random orders.
+        seed: of both.
+    """
+
+    predictors: dict[str, dict[str, float]]
+    accuracies: dict[str, float]
+    agreements: dict[str, Agreement]
+    top: int
+    num_resamples: int
+    seed: int
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row of plain values for each predictor: `predictor`, `spearman`, `spearman_low`, `spearman_high`, ..."""
+        rows = []
+        for predictor, agreement in self.agreements.items():
+            row: dict[str, Any] = {"predictor": predictor}
+            for field in fields(Agreement):
+                found, name = getattr(agreement, field.name), field.name.replace("_k_", f"_{self.top}_")
+                row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+            rows.append(row)
+        return rows
+
+
+def correlation(
+    scores: Mapping[str, Mapping[str, float]],
+    accuracies: Mapping[str, float],
+    *,
+    source_accuracies: Mapping[str, float] | None = None,
+    top: int = 3,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> Correlation:
+    r"""Compares scores of models with their accuracies after fine-tuning.
+
+    All four coefficients are Daniels' general one, over all pairs i, j of the M models,
+
+    $$ \frac{\sum_{ij} w_{ij} a_{ij} b_{ij}}{\sqrt{\sum_{ij} w_{ij} a_{ij}^2 \sum_{ij} w_{ij} b_{ij}^2}} $$
+
+    where a and b are the differences of scores and of accuracies (Pearson), of their ranks (Spearman) or the signs of
+    these (Kendall's tau-b), and w is 1. Vigna's tau weighs the signs by w = 1/r_i + 1/r_j, r the rank from 1 for the
+    best, and is the mean of two: ranks by scores, equals by accuracies, and the other way round. This is what LogME's
+    authors report, and `scipy.stats.weightedtau`.
+
+    The top-k regret is the best accuracy of all models minus the best among the k that score highest. Of models of
+    equal score those of lower accuracy count as chosen first, so that ties never flatter.
+
+    Each interval holds the central 95 % of the values over bootstrap resamples, M models drawn with replacement, the
+    same for all predictors. Resamples in which a coefficient is undefined, because all scores or all accuracies are
+    equal, are left out of it. "random order" is what chance gives: mean and central 95 % over random orders.
+
+    Args:
+        scores: by metric, of each model; higher is better.
+        accuracies: after fine-tuning, of each model, in any unit in which higher is better.
+        source_accuracies: of each model on its own source data set: the baseline "source accuracy".
+        top: k of the top-k regret.
+        num_resamples: how many resamples, and how many random orders; at least 40.
+        seed: of both.
+
+    Returns:
+        The agreement of each metric, of "source accuracy" where it is given, and of "random order". It does not depend
+        on the order in which the models are given.
+
+    Raises:
+        ValueError: fewer than 3 models, a model without a score or an accuracy, a value that is not finite, values that
+            are all equal, so that they have no order, a metric called as a baseline, or `top` out of range, or
+            fewer than 40 resamples.
+
+    Example:
+        >>> accuracies = {"resnet": 0.61, "unet": 0.48, "vit": 0.70, "fcn": 0.55}
+        >>> found = correlation({"logme": {"resnet": 0.3, "unet": -0.1, "vit": 0.2, "fcn": 0.1}}, accuracies)
+        >>> agreement = found.agreements["logme"]
+        >>> round(agreement.spearman.value, 6), round(agreement.top_1_regret.value, 6), agreement.top_k_regret.value
+        (0.8, 0.09, 0.0)
+
+    Source: H. E. Daniels, "The relation between measures of correlation in the universe of sample permutations",
+    Biometrika, 1944; S. Vigna, "A weighted correlation index for rankings with ties", WWW 2015, used by You et al.,
+    "LogME", ICML 2021, and Agostinelli et al., "How stable are transferability metrics evaluations?", ECCV 2022;
+    B. Efron, "Bootstrap methods: another look at the jackknife", Annals of Statistics, 1979.
+    """
+    predictors = dict(scores)
+    if reserved := predictors.keys() & {SOURCE_ACCURACY, RANDOM_ORDER}:
+        raise ValueError(f"a metric cannot be called {reserved.pop()!r}, which is a baseline")
+    if source_accuracies is not None:
+        predictors[SOURCE_ACCURACY] = source_accuracies
+    if not predictors:
+        raise ValueError("there is no metric to compare with the accuracies")
+    models = sorted(accuracies)  # in whatever order they are given, the same are drawn
+    if len(models) < LEAST_MODELS:
+        raise ValueError(
+            f"accuracies of {len(models)} models ({', '.join(models)}), at least {LEAST_MODELS} are needed"
+        )
+    if not 1 <= top <= len(models):
+        raise ValueError(f"top={top} of {len(models)} models is outside [1, {len(models)}]")
+    if num_resamples < LEAST_RESAMPLES:
+        raise ValueError(f"num_resamples={num_resamples} is less than {LEAST_RESAMPLES}")
+    outcome = _checked("accuracy", accuracies, models)
+    found = np.stack([_checked(name, values, models) for name, values in predictors.items()])
+
+    generator = np.random.default_rng(seed)
+    draws = generator.integers(len(models), size=(num_resamples, len(models)))
+    orders = generator.permuted(np.broadcast_to(np.arange(len(models), dtype=np.float64), draws.shape), axis=1)
+    by_chance = _measures(orders, outcome, top)
+    resampled = np.stack([*(_measures(each[draws], outcome[draws], top) for each in found), by_chance])
+    values = np.vstack([_measures(found, outcome, top), by_chance.mean(0)])
+    estimates = np.stack([values, *np.nanpercentile(resampled, PERCENTILES, axis=1)], -1).tolist()
+    measures = [field.name for field in fields(Agreement)]
+    return Correlation(
+        predictors={
+            name: dict(zip(models, row, strict=True)) for name, row in zip(predictors, found.tolist(), strict=True)
+        },
+        accuracies=dict(zip(models, outcome.tolist(), strict=True)),
+        agreements={
+            name: Agreement(**{measure: Estimate(*each) for measure, each in zip(measures, row, strict=True)})
+            for name, row in zip([*predictors, RANDOM_ORDER], estimates, strict=True)
+        },
+        top=top,
+        num_resamples=num_resamples,
+        seed=seed,
+    )
+
+
+def _checked(what: str, values: Mapping[str, float], models: Sequence[str]) -> Float[np.ndarray, "M"]:
+    """The values of the models, in their order."""
+    if missing := [model for model in models if model not in values]:
+        raise ValueError(f"{what}: none of {', '.join(missing)}")
+    if unknown := sorted(values.keys() - set(models)):
+        raise ValueError(f"{what} is there of {', '.join(unknown)}, which have no accuracy")
+    found = np.array([values[model] for model in models], dtype=np.float64)
+    for model, value in zip(models, found, strict=True):
+        if not np.isfinite(value):
+            raise ValueError(f"{what} of {model} is {value}")
+    if (found == found[0]).all():
+        raise ValueError(f"{what}: all models have {found[0]}, so that there is no order to compare")
+    return found
+
+
+def _measures(
+    scores: Float[np.ndarray, "*batch M"], accuracies: Float[np.ndarray, "*#batch M"], top: int
+) -> Float[np.ndarray, "*batch 6"]:
+    """The fields of `Agreement`; NaN where they are undefined."""
+    scores, accuracies = np.broadcast_arrays(scores, accuracies)
+    differences = _differences(scores), _differences(accuracies)
+    signs = np.sign(differences[0]), np.sign(differences[1])
+    measures = [
+        _general(*(_differences(sign.sum(-1)) for sign in signs)),  # twice the mean rank, but for a constant
+        (_general(*signs, _weights(scores, accuracies)) + _general(*signs, _weights(accuracies, scores))) / 2,
+        _general(*signs),
+        _general(*differences),
+        _regret(scores, accuracies, 1),
+        _regret(scores, accuracies, top),
+    ]
+    return np.stack(measures, -1)
+
+
+def _differences(values: Float[np.ndarray, "*batch M"]) -> Float[np.ndarray, "*batch M M"]:
+    """Of all pairs, in units of the largest, so that no square is too large or too small; NaN where all are equal."""
+    found = values[..., :, None] - values[..., None, :]
+    with np.errstate(invalid="ignore"):
+        return found / found.max((-2, -1), keepdims=True)
+
+
+def _weights(
+    values: Float[np.ndarray, "*batch M"], ties: Float[np.ndarray, "*batch M"]
+) -> Float[np.ndarray, "*batch M M"]:
+    """Of all pairs, 1/r_i + 1/r_j for the ranks by value, equals by `ties`, from 1 for the best."""
+    ranks = 1 + np.lexsort((-ties, -values)).argsort(-1)
+    return 1 / ranks[..., :, None] + 1 / ranks[..., None, :]
+
+
+def _general(
+    a: Float[np.ndarray, "*batch M M"],
+    b: Float[np.ndarray, "*batch M M"],
+    weights: Float[np.ndarray, "*batch M M"] | float = 1.0,
+) -> Float[np.ndarray, "*batch"]:
+    """Daniels' general coefficient of what two orders say of all pairs."""
+    product, a_square, b_square = ((weights * each).sum((-2, -1)) for each in (a * b, a * a, b * b))
+    return product / np.sqrt(a_square * b_square)
+
+
+def _regret(
+    scores: Float[np.ndarray, "*batch M"], accuracies: Float[np.ndarray, "*batch M"], top: int
+) -> Float[np.ndarray, "*batch"]:
+    """The best accuracy less the best of the models that score highest, of equal scores the least accurate first."""
+    chosen = np.lexsort((accuracies, -scores))[..., :top]
+    return accuracies.max(-1) - np.take_along_axis(accuracies, chosen, -1).max(-1)

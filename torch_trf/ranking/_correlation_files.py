@@ -1,0 +1,146 @@
+"""The files of a correlation: scores and accuracies that are read, and what came of them."""
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from ..files import write_csv, write_json
+from ..plots import save_figure
+from ..versions import versions
+from ._correlation import Correlation
+from ._scatter import draw_scatter
+
+
+def read_scores(path: Path) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
+    """Reads the scores of several models.
+
+    Args:
+        path: `ranking.json`, as `torch-trf rank` writes it, or a plain table `{"model": {"logme": 0.3, ...}, ...}`.
+
+    Returns:
+        By metric, the score of each model; and of models that failed in the ranking, which have none, why.
+
+    Raises:
+        ValueError: a file that is neither, or a score that is missing or no finite number.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "scores.json"
+        >>> _ = path.write_text('{"resnet": {"logme": 0.3, "leep": -0.5}, "unet": {"logme": -0.1, "leep": -0.7}}')
+        >>> read_scores(path)
+        ({'logme': {'resnet': 0.3, 'unet': -0.1}, 'leep': {'resnet': -0.5, 'unet': -0.7}}, {})
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not a JSON file: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds no table of models and their scores")
+    if "scores" in found and "versions" in found:
+        raise ValueError(
+            f"{path} holds the scores of one model, as `torch-trf score` writes them: give those of several, as"
+            ' `torch-trf rank` does, or a table {"model": {"logme": 0.3}}'
+        )
+    table, failures = _of_ranking(path, found) if "candidates" in found and "versions" in found else (found, {})
+    scores: dict[str, dict[str, float]] = {}
+    for model, row in table.items():
+        if not isinstance(row, dict):
+            raise ValueError(f'{path}: {model} has {row!r}, expected a table of its scores {{"logme": 0.3}}')
+        for metric, score in row.items():
+            if type(score) not in (int, float) or not math.isfinite(score):
+                raise ValueError(f"{path}: {metric} of {model} is {score!r}, not a finite number")
+            scores.setdefault(metric, {})[model] = float(score)
+    for metric, of_models in scores.items():
+        if missing := table.keys() - of_models.keys():
+            raise ValueError(f"{path}: no {metric} of {', '.join(sorted(missing))}")
+    if not scores:
+        raise ValueError(f"{path} has no scores")
+    return scores, failures
+
+
+def read_accuracies(path: Path) -> tuple[dict[str, float], dict[str, float] | None]:
+    r"""Reads the accuracies of models after fine-tuning.
+
+    Args:
+        path: a CSV file with a header that has `name` and `accuracy` and may have `source_accuracy`; other columns are
+            not looked at.
+
+    Returns:
+        The accuracy of each model, and its source accuracy where the file has them.
+
+    Raises:
+        ValueError: a column that is missing, a name that is there twice, or a cell that is no finite number.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "accuracies.csv"
+        >>> _ = path.write_text("name,accuracy,epochs\nresnet,0.61,40\nunet,0.48,40\n")
+        >>> read_accuracies(path)
+        ({'resnet': 0.61, 'unet': 0.48}, None)
+    """
+    columns: dict[str, dict[str, float]] = {}
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets begin a file with a mark
+            reader = csv.DictReader(file, skipinitialspace=True)
+            header = reader.fieldnames or []
+            if missing := [column for column in ("name", "accuracy") if column not in header]:
+                raise ValueError(f"line 1: no column {missing[0]} among {', '.join(header)}")
+            columns = {column: {} for column in ("accuracy", "source_accuracy") if column in header}
+            for row in reader:
+                name, line = row["name"], f"line {reader.line_num}"
+                if None in row or None in row.values():
+                    raise ValueError(f"{line} has another number of cells than the header")
+                if name in columns["accuracy"]:
+                    raise ValueError(f"{line}: {name} is there twice")
+                for column, values in columns.items():
+                    values[name] = _number(row[column], f"{line}: {column} of {name}")
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{path}, {error}") from error
+    return columns["accuracy"], columns.get("source_accuracy")
+
+
+def output_files(stem: str) -> tuple[Path, Path, Path]:
+    """The JSON file, the table and the figure that `write_correlation` writes."""
+    return Path(f"{stem}.json"), Path(f"{stem}.csv"), Path(f"{stem}.png")
+
+
+def write_correlation(correlation: Correlation, stem: str) -> None:
+    """Writes `STEM.json`, `STEM.csv` and `STEM.png`, each whole or not at all.
+
+    The JSON file holds all that was compared and what came of it, the table a row for each predictor, the figure a
+    panel for each.
+
+    Raises:
+        OSError: a file that cannot be written.
+    """
+    values, table, figure = output_files(stem)
+    rows = correlation.rows()
+    inputs = {"predictors": correlation.predictors, "accuracies": correlation.accuracies}
+    settings = {"top": correlation.top, "num_resamples": correlation.num_resamples, "seed": correlation.seed}
+    write_json(values, {"agreements": rows, **inputs, **settings, "versions": versions()})
+    write_csv(table, list(rows[0]), rows)
+    save_figure(draw_scatter(correlation), figure)
+
+
+def _of_ranking(path: Path, found: dict[str, Any]) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
+    """The scores of each model that a ranking holds, by metric, and why models failed."""
+    try:
+        results = {each["name"]: each for each in found["candidates"]}
+        failures = {name: each["failure"] for name, each in results.items() if each["failure"]}
+        scored = {name: each["scores"].items() for name, each in results.items() if not each["failure"]}
+        return {name: {metric: score["score"] for metric, score in row} for name, row in scored.items()}, failures
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a ranking as `torch-trf rank` writes it: {error!r}") from error
+
+
+def _number(cell: str, what: str) -> float:
+    """A cell as a number."""
+    try:
+        number = float(cell)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{what} is {cell!r}, not a finite number")
+    return number
