@@ -1,0 +1,29 @@
+"""Data sets of labelled images: folders, any that give pairs, and road scenes made from nothing."""
+
+from ._folder import SegmentationFolder
+from ._labelled import (
+    IGNORED,
+    LabelledData,
+    LabelledImage,
+    LabelledImages,
+    as_image,
+    as_labels,
+    read_batches,
+)
+from ._road_domains import ROAD_DOMAINS, RoadDomain
+from ._road_scenes import ROAD_CLASSES, RoadScenes
+
+__all__ = [
+    "IGNORED",
+    "ROAD_CLASSES",
+    "ROAD_DOMAINS",
+    "LabelledData",
+    "LabelledImage",
+    "LabelledImages",
+    "RoadDomain",
+    "RoadScenes",
+    "SegmentationFolder",
+    "as_image",
+    "as_labels",
+    "read_batches",
+]
