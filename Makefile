@@ -5,6 +5,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 KERNELS := $(shell find csrc -type f)
 CORE_TESTS := tests/ops tests/test_pixels.py tests/test_functional.py tests/test_maps.py tests/statistics tests/metrics
+# A process for each core, with a thread each: the tensors of tests are small.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
 TORCH = $(shell $(BIN)/python -c "import torch; print(torch.__path__[0])")
 
 # TORCH_TRF_NO_EXT=1 makes every target work without the compiled kernels.
@@ -17,7 +19,7 @@ endif
 .PHONY: help demo test lint bench clean
 
 help:
-	@echo "make demo    make a small data set and score it by every metric"
+	@echo "make demo    rank small models, fine-tune them, and see which metric was right: a few minutes"
 	@echo "make test    run the tests, with the compiled kernels and on the Python reference"
 	@echo "make lint    check style and types"
 	@echo "make bench   measure speed"
@@ -29,10 +31,10 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED) .venv/cuda-compiled .venv/browser
 ifeq ($(TORCH_TRF_NO_EXT),1)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 else
-	TORCH_TRF_REQUIRE_EXT=1 $(BIN)/python -m pytest
-	TORCH_TRF_NO_EXT=1 $(BIN)/python -m pytest --quiet $(CORE_TESTS)
+	TORCH_TRF_REQUIRE_EXT=1 $(PYTEST)
+	TORCH_TRF_NO_EXT=1 $(PYTEST) --quiet $(CORE_TESTS)
 endif
 
 lint: $(INSTALLED)

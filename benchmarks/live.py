@@ -19,12 +19,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from made_up import CLASSES, make_feature_folder
 from timing import table
 from torch import Tensor, nn
 from torchvision.models import segmentation
 
 from torch_trf.cli import main as torch_trf_command
-from torch_trf.demo import CLASSES, make_feature_folder
 from torch_trf.integrations.hooks import tap
 from torch_trf.integrations.torchmetrics import TransferabilityScore
 from torch_trf.pixels import on_one_grid

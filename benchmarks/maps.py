@@ -1,6 +1,6 @@
 """Seconds of transferability maps, of the kernels beneath them, and of the slow references, in one run.
 
-The data are made up by the demo: 20 street scenes, 12 channels, 180 x 240 pixels. The reference is the loop over
+The data are made up: 20 street scenes, 12 channels, 180 x 240 pixels. The reference is the loop over
 patches in tests/references; it is timed on every ninth row of patches, and the time is multiplied.
 
 python benchmarks/maps.py
@@ -12,12 +12,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from made_up import CLASSES, IGNORE_INDEX, make_feature_folder
 from timing import medians, table
 
 import torch_trf
 from torch_trf._ops import eigenbasis, patch_joint_mass, patch_log_likelihood, patch_moments
 from torch_trf._ops._eigenbasis import eigenbasis_reference
-from torch_trf.demo import CLASSES, IGNORE_INDEX, make_feature_folder
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from tests import references
@@ -39,7 +39,7 @@ CASES = {  # patch size, stride and pool
 
 
 def images() -> tuple[torch.Tensor, torch.Tensor]:
-    """Features and labels of the demo's target domain."""
+    """Features and labels of a made-up target domain."""
     with tempfile.TemporaryDirectory() as folder:
         make_feature_folder(folder, shift=0.5, num_images=IMAGES, height=HEIGHT, width=WIDTH)
         batches = list(torch_trf.FeatureFolder(folder))

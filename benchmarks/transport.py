@@ -1,6 +1,6 @@
 """What couplings cost: solvers beside POT's, what makes Sinkhorn converge fast, samples, maps.
 
-The data are made up by the demo, 10 street scenes of 12 channels and 90 x 120 pixels a side, or are two folders of
+The data are made up, 10 street scenes of 12 channels and 90 x 120 pixels a side, or are two folders of
 features (`torch_trf.FeatureFolder`). Every solver runs in a process of its own, so that its peak memory is its own.
 
 python benchmarks/transport.py [--pixels 2000 10000] [--target DIR --source DIR] [--tables solvers convergence]
@@ -21,10 +21,10 @@ from unittest import mock
 
 import numpy as np
 import torch
+from made_up import IGNORE_INDEX, make_feature_folder
 from timing import medians, table
 
 from torch_trf import FeatureFolder, Mapper, ScoreMap, Scorer
-from torch_trf.demo import IGNORE_INDEX, make_feature_folder
 from torch_trf.metrics import otce
 from torch_trf.statistics import PixelSample
 from torch_trf.transport import JointLabelMass, _sinkhorn, joint_label_mass

@@ -1,8 +1,13 @@
-"""Draws the pictures: scores as the target domain moves away from the model's own, maps, and OTCE by its epsilon.
+"""Runs the demo for the README: its output, its figures, and what the commands over its features print and draw.
 
 python docs/figures.py
 """
 
+import contextlib
+import io
+import os
+import shutil
+import sys
 import tempfile
 import warnings
 from functools import partial
@@ -13,88 +18,42 @@ import matplotlib.pyplot as plt
 import torch
 
 import torch_trf
-from torch_trf.demo import CLASSES, IGNORE_INDEX, make_feature_folder
-from torch_trf.plots import draw_map, save_figure
-from torch_trf.score import Scorer
-from torch_trf.table import METRICS
+from torch_trf.cli import main
 from torch_trf.transport import _sinkhorn
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).resolve().parent
+sys.path.append(str(FOLDER.parent / "benchmarks"))  # OTCE is drawn of what benchmarks/transport.py measures
+from made_up import CLASSES, IGNORE_INDEX, make_feature_folder  # noqa: E402
 
-SHIFTS = (0.0, 0.25, 0.5, 0.75, 1.0)
-SHOWN = (0.0, 0.5, 1.0)  # whose predictions are drawn
+DEMO = "demo"  # folder of the demo's results, as the README calls it
+COMMANDS = (
+    f"demo --output {DEMO}",
+    f"score --target {DEMO}/features/target --source {DEMO}/features/source --logit_name logits"
+    " --metrics leep logme hscore nce otce --num_pixels 2000 --num_repeats 5",
+    f"map --target {DEMO}/features/target --logit_name logits --metric leep --patch_size 4 --stride 1 --pool image"
+    f" --images {DEMO}/pictures --output {DEMO}/map",
+)
+FIGURES = {"scenes": "scenes", "correlation": "scatter", "map": "map"}  # of the demo, and as they are called here
+
 EPSILONS = (0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005)  # shares of the mean cost
 FEW = 100  # iterations
 TOLERANCE = 1e-3
 
 
-def predictions(image: torch_trf.pixels.Pixels) -> torch.Tensor:
-    """The most probable target class of every pixel, given what the source model's classes turned out to mean."""
-    options = {"num_classes": len(CLASSES), "ignore_index": IGNORE_INDEX}
-    joint_mass = torch_trf.statistics.JointMass.from_pixels(image.features, image.labels, **options)
-    theta = image.features[0].double().softmax(0)
-    best = torch.einsum("kz,zhw->khw", joint_mass.target_given_source, theta).argmax(0)
-    return best.masked_fill(image.labels[0] == IGNORE_INDEX, IGNORE_INDEX)
-
-
-def draw_scores() -> None:
-    """Scores the domains and draws them: docs/scores.png."""
-    scorer = Scorer(
-        metrics=tuple(METRICS),
-        num_classes=len(CLASSES),
-        num_source_classes=len(CLASSES),
-        ignore_index=IGNORE_INDEX,
-        num_pixels=2000,
-        num_repeats=5,
-        progress=True,
-    )
-    scores, images = [], {}
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        make_feature_folder(folder / "source", shift=0.0, seed=0)
-        for shift in SHIFTS:
-            make_feature_folder(folder / str(shift), shift=shift, seed=1)
-            target = torch_trf.FeatureFolder(folder / str(shift))
-            scores.append(scorer(target, torch_trf.FeatureFolder(folder / "source")))
-            images[shift] = next(iter(target))
-
-    colors = plt.get_cmap("tab10", len(CLASSES)).with_extremes(over="white")
-    figure = plt.figure(figsize=(11, 6.2), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=(1, 1.25))
-    pictures = [("labels of the target", images[0.0].labels[0])]
-    pictures += [(f"predictions at distance {shift:g}", predictions(images[shift])) for shift in SHOWN]
-    axes = above.subplots(1, len(pictures))
-    for axis, (title, picture) in zip(axes, pictures, strict=True):
-        drawn = axis.imshow(picture, cmap=colors, vmin=-0.5, vmax=len(CLASSES) - 0.5, interpolation="nearest")
-        axis.set_title(title, fontsize=10)
-        axis.set_axis_off()
-    bar = above.colorbar(drawn, ax=axes, ticks=range(len(CLASSES)), shrink=0.95, extend="neither")
-    bar.ax.set_yticklabels(CLASSES, fontsize=8)
-    for axis, (name, metric) in zip(below.subplots(1, len(METRICS)), METRICS.items(), strict=True):
-        axis.errorbar(
-            SHIFTS, [row[name].score for row in scores], [row[name].std for row in scores], marker="o", ms=4, capsize=3
-        )
-        axis.set_title(name, fontsize=10)
-        axis.set_ylabel(metric.unit, fontsize=9)
-        axis.tick_params(labelsize=8)
-        axis.spines[["top", "right"]].set_visible(False)
-    below.supxlabel("distance of the target domain from the model's own", fontsize=10)
-    figure.savefig(FOLDER / "scores.png", dpi=110)
-
-
-def draw_maps() -> None:
-    """LEEP around every second pixel of three street scenes, over their labels: docs/map.png."""
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        make_feature_folder(folder / "target", shift=0.5, seed=1, num_images=3)
-        target = torch_trf.FeatureFolder(folder / "target")
-        pictures = [folder / f"{k}.png" for k in range(len(target))]
-        for picture, image in zip(pictures, target, strict=True):
-            plt.imsave(picture, image.labels[0].clamp(max=len(CLASSES)), cmap="gray", vmin=-2)
-        options = {"num_classes": len(CLASSES), "ignore_index": IGNORE_INDEX}
-        made = torch_trf.Mapper(metric="leep", patch_size=10, stride=2, pool="image", **options)(target)
-        title = "leep around every second pixel, in patches of 10 x 10 pixels, over the labels in grey"
-        save_figure(draw_map(made, title=title, pictures=pictures), FOLDER / "map.png")
+def run_demo() -> None:
+    """Runs the demo, scores and maps what a model gave, and keeps what is printed and drawn: docs/demo.txt, ..."""
+    printed, here = io.StringIO(), Path.cwd()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        with contextlib.redirect_stdout(printed):
+            for command in COMMANDS:
+                print(f"$ torch-trf {command}")
+                assert main(command.split()) == 0
+                print()
+        for made, name in FIGURES.items():
+            shutil.copy(Path(DEMO) / f"{made}.png", FOLDER / f"{name}.png")
+        os.chdir(here)
+    (FOLDER / "demo.txt").write_text(printed.getvalue())
 
 
 def draw_otce() -> None:
@@ -153,6 +112,5 @@ def _from_zero(problem: _sinkhorn.Problem, *_: object) -> torch.Tensor:
 
 
 if __name__ == "__main__":
-    draw_scores()
-    draw_maps()
+    run_demo()
     draw_otce()

@@ -5,11 +5,13 @@ import subprocess
 import sys
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import strategies as st
 
 from torch_trf import metrics
+from torch_trf.datasets import ROAD_CLASSES, RoadScenes
 from torch_trf.statistics import JointMass, LogLikelihood, Moments
 
 IGNORED = 250
@@ -127,6 +129,22 @@ METRICS = {  # a statistic from pixels, and the metric on it
     "hscore": (Moments.from_pixels, metrics.hscore),
     "regularized_hscore": (Moments.from_pixels, metrics.regularized_hscore),
 }
+
+
+def write_features(folder, *, shift=0.5, seed=0, num_images=3, height=24, width=32):
+    """A feature folder of road scenes, as models further from their domain by `shift` might see it; 250 is ignored."""
+    scenes = RoadScenes("noon", num_images=num_images, height=height, width=width, seed=seed)
+    fixed, noise = torch.Generator().manual_seed(1), torch.Generator().manual_seed(seed)
+    of_class, confused = 5 * torch.randn(2, len(ROAD_CLASSES), 12, generator=fixed)
+    means = torch.cat([of_class + shift * confused, torch.zeros(1, 12)])  # the last one of ignored pixels
+    for name in ("final", "label"):
+        (folder / name).mkdir(parents=True)
+    for k in range(num_images):
+        labels = scenes[k][1]
+        features = means[labels.clamp(max=len(ROAD_CLASSES))].movedim(-1, 0)
+        features = features + (3 + 3 * shift) * torch.randn(features.shape, generator=noise)
+        np.save(folder / "final" / f"{k}.npy", features.numpy())
+        np.save(folder / "label" / f"{k}.npy", labels.masked_fill(labels == 255, IGNORED).numpy())
 
 
 def run_python(code, *, folder, **environment):

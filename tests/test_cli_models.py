@@ -18,7 +18,9 @@ from torch import nn
 
 from torch_trf import FeatureFolder, Scorer
 from torch_trf.cli import main
-from torch_trf.demo import CLASSES, IGNORE_INDEX, make_street
+from torch_trf.datasets import ROAD_CLASSES, RoadScenes
+
+from .helpers import IGNORED
 
 CONFIG = Path(__file__).parent.parent / "configs" / "rank.yaml"
 MODEL = {
@@ -29,13 +31,14 @@ MODEL = {
 
 @pytest.fixture
 def data(tmp_path):
-    """Pictures of streets whose classes have colours, with their labels, and a checkpoint of a small model."""
-    colours = np.random.default_rng(0).integers(0, 256, (256, 3), dtype=np.uint8)
+    """Pictures of roads, with their labels, and a checkpoint of a small model."""
+    scenes = RoadScenes(num_images=4, height=32, width=48)
     for folder in ("images", "labels"):
         (tmp_path / folder).mkdir()
     for k in range(4):
-        labels = make_street(32, 48, torch.Generator().manual_seed(k)).numpy().astype(np.uint8)
-        Image.fromarray(colours[labels]).save(tmp_path / "images" / f"{k}.png")
+        image, labels = scenes[k]
+        Image.fromarray(image.movedim(0, -1).numpy()).save(tmp_path / "images" / f"{k}.png")
+        labels = labels.masked_fill(labels == 255, IGNORED).numpy().astype(np.uint8)
         Image.fromarray(labels).save(tmp_path / "labels" / f"{k}.png")
     torch.manual_seed(0)
     torch.save(nn.Conv2d(3, 6, 3, stride=2, padding=1).state_dict(), tmp_path / "model.pt")
@@ -45,7 +48,12 @@ def data(tmp_path):
 def target(data):
     init_args = {"images": str(data / "images"), "labels": str(data / "labels")}
     dataset = {"class_path": "torch_trf.datasets.SegmentationFolder", "init_args": init_args}
-    return {"dataset": dataset, "num_classes": len(CLASSES), "ignore_index": IGNORE_INDEX, "class_names": list(CLASSES)}
+    return {
+        "dataset": dataset,
+        "num_classes": len(ROAD_CLASSES),
+        "ignore_index": IGNORED,
+        "class_names": list(ROAD_CLASSES),
+    }
 
 
 def candidate(name="small", **options):
@@ -69,15 +77,20 @@ def printed_table(text):
 
 
 def test_rank_prints_and_writes_what_it_found(data, capsys):
-    assert rank(data, metrics=["logme", "hscore", "leep"], num_repeats=3) == 0
+    assert rank(data, metrics=["logme", "knn", "leep"], num_repeats=3) == 0
     shown = capsys.readouterr().out
     written = json.loads((data / "made" / "ranking.json").read_text())
     assert shown.splitlines()[0].split()[:4] == ["rank", "candidate", "logme", "(nats)"]
+    assert re.search(r" ± +by logme +by knn +by leep +consensus$", shown.splitlines()[0])
     rows = printed_table(shown)
+    ranks = [
+        [str(row[f"{metric}_rank"]) for metric in ("logme", "knn", "leep", "consensus")] for row in written["ranking"]
+    ]
+    assert [row[4:] for row in rows] == ranks
     assert [row[:2] for row in rows] == [[str(row["rank"]), row["name"]] for row in written["ranking"]]
     assert [float(row[2]) for row in rows] == [round(row["logme"], 6) for row in written["ranking"]]
     lines = (data / "made" / "ranking.csv").read_text().splitlines()
-    assert lines[0].startswith("rank,name,logme,logme_std,logme_rank,hscore")
+    assert lines[0].startswith("rank,name,logme,logme_std,logme_rank,knn")
     assert len(lines) == 3
     assert "sky" in (data / "made" / "report.html").read_text()
     assert written["versions"].keys() >= {"torch", "torch_trf"}
@@ -173,7 +186,7 @@ BAD_DATA = {
     ),
     "other class": (
         lambda data: Image.fromarray(np.full((32, 48), 77, np.uint8)).save(data / "labels" / "3.png"),
-        r"image 3: label 77 on 1,536 pixels: outside \[0, 8\) and not ignore_index=250",
+        r"image 3: label 77 on 1,536 pixels: outside \[0, 7\) and not ignore_index=250",
     ),
     "other size": (
         lambda data: Image.new("L", (24, 16)).save(data / "labels" / "3.png"),
@@ -211,7 +224,7 @@ def test_the_example_configuration_is_read(data, capsys, monkeypatch):
         (data / kind).rename(places[kind])
     for path in Path(places["labels"]).iterdir():
         labels = np.array(Image.open(path))
-        Image.fromarray(np.where(labels == IGNORE_INDEX, 11, labels).astype(np.uint8)).save(path)
+        Image.fromarray(np.where(labels == IGNORED, 11, labels).astype(np.uint8)).save(path)
     assert main(["rank", "--config", str(CONFIG), "--output", "made", "--num_workers", "0", "--num_pixels", "300"]) == 2
     told = capsys.readouterr()
     assert "error: every candidate failed" in told.err
@@ -245,9 +258,9 @@ def test_extract_writes_what_score_reads(data, capsys, dtype):
     assert pixels.logits.shape == (1, 5, 16, 24)
     assert pixels.features.dtype == getattr(torch, dtype)
     first = np.array(Image.open(data / "labels" / "0.png")).astype(np.int64)
-    expected = np.where(first[1::2, 1::2] == IGNORE_INDEX, 255, first[1::2, 1::2])
+    expected = np.where(first[1::2, 1::2] == IGNORED, 255, first[1::2, 1::2])
     assert np.array_equal(pixels.labels[0].numpy(), expected)
-    score = Scorer(metrics=("logme", "leep"), num_classes=len(CLASSES))(folder)
+    score = Scorer(metrics=("logme", "leep"), num_classes=len(ROAD_CLASSES))(folder)
     assert all(np.isfinite(each.score) for each in score.values())
 
 

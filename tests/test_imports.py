@@ -27,13 +27,13 @@ LAYERS = {
     "datasets": 7,
     "score": 7,
     "maps": 8,
-    "demo": 8,
     "plots": 9,
     "integrations": 9,
     "ranking": 10,
-    "cli": 11,
-    "__init__": 12,
-    "__main__": 12,
+    "demo": 11,
+    "cli": 12,
+    "__init__": 13,
+    "__main__": 13,
 }
 MODULES = sorted(ROOT.rglob("*.py"))
 HEAVY = ["geomloss", "jsonargparse", "lightning", "matplotlib", "ot", "pykeops", "torchmetrics", "torchvision"]

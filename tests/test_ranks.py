@@ -14,11 +14,10 @@ import torch.multiprocessing as mp
 
 from torch_trf import Scorer
 from torch_trf.cli import main
-from torch_trf.demo import make_feature_folder
 from torch_trf.pixels import Pixels
 
 from . import ranks
-from .helpers import assert_same
+from .helpers import assert_same, write_features
 from .ranks import IMAGES, MAKERS, SAMPLED, D, H, W, images, make_score, numbers, updated
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gloo processes are started as on Linux")
@@ -31,7 +30,7 @@ def folders(tmp_path_factory):
     """A source and a target of three small images each: fewer than four ranks."""
     path = tmp_path_factory.mktemp("folders")
     for name, shift in (("source", 0.0), ("target", 0.5)):
-        make_feature_folder(path / name, shift=shift, num_images=3, height=16, width=24)
+        write_features(path / name, shift=shift, height=16, width=24)
     return path
 
 
@@ -201,7 +200,7 @@ def test_torchrun_prints_and_writes_what_one_process_does(folders, tmp_path, cap
 
 
 def test_a_rank_that_fails_ends_all_with_its_error(tmp_path):
-    make_feature_folder(tmp_path / "broken", shift=0.5, num_images=2, height=24, width=32)
+    write_features(tmp_path / "broken", num_images=2)
     np.save(tmp_path / "broken" / "label" / "1.npy", np.full((24, 32), 77))
     done = torchrun("score", "--target", tmp_path / "broken", "--num_classes", "8")
     assert done.returncode not in (0, 124)

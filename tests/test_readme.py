@@ -1,11 +1,12 @@
-"""The README's code runs as it stands, block after block, and its example output is what the demo prints."""
+"""The README's code runs as it stands, block after block; its example output is what docs/figures.py kept."""
 
 import re
 from pathlib import Path
 
-from torch_trf.cli import main
+from torch_trf.table import METRICS
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
 
 
 def test_code_blocks_run():
@@ -20,13 +21,15 @@ def test_code_blocks_run():
     assert names["made"].values.shape == (4, 14, 19)
 
 
-def test_example_output_is_that_of_the_demo(capsys):
-    assert main(["demo"]) == 0
-    printed = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines() if " nats " in line}
-    for name, *shown in (line.split() for line in README.splitlines() if " nats  " in line and line.startswith("    ")):
-        assert abs(float(printed[name][0]) - float(shown[0])) < 2e-6, name
+def test_example_output_is_that_of_the_demo():
+    printed = (ROOT / "docs" / "demo.txt").read_text().splitlines()
+    shown = [
+        line[4:] for line in README.splitlines() if re.match(r"    .*(\[-?\d\.\d\d, | nats +\d| directions +\d)", line)
+    ]
+    assert len(shown) == len(METRICS) + 2 + 5  # of correlate, with source accuracy and random order, and of score
+    assert set(shown) <= set(printed)
 
 
 def test_links_exist():
     for link in re.findall(r"\]\((?!http)([^)]+)\)", README):
-        assert (Path(__file__).parent.parent / link).exists(), link
+        assert (ROOT / link).exists(), link

@@ -1,24 +1,21 @@
-"""Commands over folders of extracted features: score, map and demo."""
+"""Commands over folders of extracted features: score and map."""
 
-import shlex
-import tempfile
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 from torch import distributed
 
-from ..demo import CLASSES, IGNORE_INDEX, make_feature_folder
 from ..features import FeatureFolder, natural_files
 from ..files import write_json
 from ..maps import LOG_LIKELIHOODS, Mapper
 from ..score import Score, Scorer
 from ..statistics._collectives import gathered_objects, rank
-from ..table import METRICS, FeatureMetricName, MetricName
+from ..table import METRICS, FeatureMetricName, MapMetricName, MetricName
 from ..versions import versions
 from ._shared import NOT_ASKED, aligned, check_output, chosen_device
 
@@ -49,7 +46,7 @@ def map_parser() -> ArgumentParser:
         "Maps a metric over the images of a target data set, patch by patch, and draws it: from the model's features on"
         " target pixels and the pixels' labels, in images of one size"
     )
-    parser.add_argument("--metric", type=MetricName, required=True, help="which metric to map")
+    parser.add_argument("--metric", type=MapMetricName, required=True, help="which metric to map; knn has no map")
     own = {"metric", "num_classes", "num_source_classes", "device", "progress"}
     parser.add_class_arguments(Mapper, as_group=False, as_positional=False, skip=own)
     parser.add_argument(
@@ -64,17 +61,6 @@ def map_parser() -> ArgumentParser:
     parser.add_argument(
         "--output", type=str, required=True, metavar="STEM", help="write STEM.npy (float32) and STEM.png (a figure)"
     )
-    return parser
-
-
-def demo_parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        description="Makes a small, seeded source and target data set in the published layout and scores them.",
-        exit_on_error=False,
-    )
-    parser.add_argument("--output", type=str | None, metavar="DIR", help="keep the folders and scores.json here")
-    parser.add_argument("--seed", type=int, default=0, help="of the data and of the sampling")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 
@@ -185,24 +171,6 @@ def map_(options: Namespace) -> None:
         if made.coupling is not None:
             print(_trust(made.metric, made.coupling.diagnostics()))
     print(f"written to {array} and {picture}")
-
-
-def demo(options: Namespace) -> None:
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(options.output or temporary)
-        for name, shift, seed in (("source", 0.0, options.seed), ("target", 0.5, options.seed + 1)):
-            make_feature_folder(folder / name, shift=shift, seed=seed)
-        command = ["score", "--source", str(folder / "source"), "--target", str(folder / "target")]
-        command += ["--metrics", *get_args(MetricName), "--num_pixels", "2000", "--num_repeats", "5"]
-        command += ["--num_classes", str(len(CLASSES)), "--num_source_classes", str(len(CLASSES))]
-        command += ["--ignore_index", str(IGNORE_INDEX), "--seed", str(options.seed)]
-        if options.output is not None:
-            command += ["--output", str(folder / "scores.json")]
-        print("A made-up source domain and a target domain at some distance, seen through the source model.")
-        print(f"$ torch-trf {shlex.join(command)}", flush=True)
-        score(score_parser().parse_args(command[1:]))
-    if options.output is None:
-        print("The folders were temporary; --output DIR keeps them.")
 
 
 def _folder(options: Namespace, path: str, metrics: Sequence[str], **more: Any) -> FeatureFolder:

@@ -11,7 +11,7 @@ from torch import distributed
 
 from .. import __version__
 from ..statistics._collectives import rank
-from . import _folders, _models
+from . import _correlate, _demo, _folders, _models
 from ._shared import chosen_device
 
 WRONG_INPUT = 2
@@ -19,8 +19,13 @@ COMMANDS: dict[str, tuple[Callable[[], ArgumentParser], Callable[[Namespace], in
     "score": (_folders.score_parser, _folders.score, "score a folder of extracted features by several metrics"),
     "map": (_folders.map_parser, _folders.map_, "map a metric over a folder of extracted features, patch by patch"),
     "rank": (_models.rank_parser, _models.rank_models, "rank candidate models by how well they transfer to a data set"),
+    "correlate": (
+        _correlate.correlate_parser,
+        _correlate.correlate,
+        "compare scores of models with their accuracies after fine-tuning",
+    ),
     "extract": (_models.extract_parser, _models.extract_features, "write a model's features on a data set to a folder"),
-    "demo": (_folders.demo_parser, _folders.demo, "make a small feature folder and score it by every metric"),
+    "demo": (_demo.demo_parser, _demo.demo, "train, rank and fine-tune small models, and see which ranking was right"),
 }
 
 

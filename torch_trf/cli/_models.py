@@ -1,7 +1,7 @@
 """Commands over models and images: rank and extract."""
 
 from collections.abc import Callable
-from dataclasses import MISSING, fields, replace
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -103,8 +103,9 @@ def _candidates(value: Any) -> list[Candidate]:
 def _candidate(value: Any) -> Candidate:
     if isinstance(value, dict):  # a name or a layer may look like a number
         value = {name: str(part) if isinstance(part, int) else part for name, part in value.items()}
-    found = _plain(Candidate, value)
-    return found if found.source is None else replace(found, source=_data(found.source))
+        if value.get("source") is not None:
+            value["source"] = _data(value["source"])
+    return _plain(Candidate, value)
 
 
 def _data(value: Any) -> LabelledData:
@@ -169,13 +170,14 @@ def extract_features(options: Namespace) -> None:
 
 
 def _table(ranking: Ranking) -> str:
-    """The ranking for the terminal: behind every score its standard deviation over repeats and its rank."""
-    by = {metric: f"{metric} ({METRICS[metric].unit})" for metric in ranking.metrics}
-    rows = [["rank", "candidate", *(cell for name in by.values() for cell in (name, "±", "rank")), "consensus"]]
+    """The ranking for the terminal: the scores that rank, over repeats, and the ranks by every metric.
+
+    All scores are in `ranking.csv` and in the report: of many metrics they would fill no terminal.
+    """
+    by, metrics = ranking.by, ranking.metrics
+    rows = [["rank", "candidate", f"{by} ({METRICS[by].unit})", "±", *(f"by {each}" for each in metrics), "consensus"]]
     for row in ranking.rows():
-        cells = [str(row["rank"]), row["name"]]
-        for metric in by:
-            std = row[f"{metric}_std"]
-            cells += [f"{row[metric]:.6f}", "" if std is None else f"{std:.6f}", str(row[f"{metric}_rank"])]
-        rows.append([*cells, str(row["consensus_rank"])])
+        std = row[f"{by}_std"]
+        cells = [str(row["rank"]), row["name"], f"{row[by]:.6f}", "" if std is None else f"{std:.6f}"]
+        rows.append([*cells, *(str(row[f"{each}_rank"]) for each in metrics), str(row["consensus_rank"])])
     return aligned(rows, left={1})

@@ -1,0 +1,101 @@
+"""How well scores foretell fine-tuning in the demo's experiment, over several seeds, and what raises or lowers that.
+
+    python benchmarks/correlation.py        # five seeds: about 40 minutes on two cores; --help lists the options
+
+For each seed the demo's models are trained, ranked and fine-tuned as `torch-trf demo` does. They are then ranked again
+with one option changed at a time: which pixels are drawn, how many, and from which layer features are taken. At last
+the same scores are compared with accuracies after shorter and longer fine-tuning. Each cell is the mean over seeds of
+a coefficient between scores and accuracies, and its range. OTCE and JC-OTCE are left out where options change.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from timing import table
+
+from torch_trf.demo import FULL, QUICK, Experiment, Plan, Tuned
+from torch_trf.ranking import Correlation, Ranker, Ranking, correlation
+from torch_trf.table import METRICS
+
+UNCOUPLED = tuple(name for name in METRICS if METRICS[name].gamma is None)  # couplings would take most of the time
+VARIANTS: dict[str, dict[str, Any]] = {  # of the ranking by class-balanced, 2,000 pixels of the decoder
+    "uniform pixels": {"sampling": "uniform"},
+    "pixels at boundaries": {"sampling": "boundary"},
+    "500 pixels": {"num_pixels": 500},
+    "10,000 pixels": {"num_pixels": 10_000},
+    "layer join": {"layer": "join"},
+    "layer coarse": {"layer": "coarse"},
+    "layer head": {"layer": "head"},
+}
+STEPS = (5, 60)  # of fine-tuning, beside the demo's
+
+
+def rank(experiment: Experiment, output: Path, changes: dict[str, Any]) -> Ranking:
+    """The ranking of an experiment's models, with one option changed."""
+    options = {"num_pixels": experiment.plan.num_pixels, "num_repeats": experiment.plan.num_repeats} | changes
+    layer, metrics = options.pop("layer", None), options.pop("metrics", tuple(METRICS))
+    candidates = [replace(each, layer=layer or each.layer) for each in experiment.candidates]
+    ranker = Ranker(
+        target=experiment.target, output=output, metrics=metrics, options=options, num_workers=0, progress=False
+    )
+    return ranker(candidates)
+
+
+def compared(ranking: Ranking, tuned: list[Tuned]) -> Correlation:
+    """Scores of a ranking against accuracies; beside them, accuracies that are known without fine-tuning."""
+    scores = {name: {each.name: each.scores[name].score for each in ranking.scored} for name in ranking.metrics}
+    scores["accuracy before fine-tuning"] = {each.name: each.before for each in tuned}
+    accuracies, own = ({each.name: getattr(each, name) for each in tuned} for name in ("accuracy", "source_accuracy"))
+    return correlation(scores, accuracies, source_accuracies=own, num_resamples=100)
+
+
+def found(folder: Path, plan: Plan, seed: int) -> Iterator[tuple[str, Correlation]]:
+    """What each variant gives with a seed."""
+    experiment = Experiment(folder, plan, seed)
+    experiment.train()
+    tuned = experiment.fine_tune()
+    ranking = rank(experiment, folder / "as the demo", {})
+    yield "as the demo", compared(ranking, tuned)
+    for steps in STEPS:
+        otherwise = Experiment(folder, replace(plan, tuning_steps=steps), seed).fine_tune()
+        yield f"{steps} steps of fine-tuning", compared(ranking, otherwise)
+    for name, changes in VARIANTS.items():
+        made = rank(experiment, folder / name, {"metrics": UNCOUPLED} | changes)
+        yield name, compared(made, tuned)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=5, help="how many: 5 by default")
+    parser.add_argument("--quick", action="store_true", help="the demo's quick experiment")
+    options = parser.parse_args()
+    plan = QUICK if options.quick else FULL
+    values: dict[str, dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
+    for seed in range(options.seeds):
+        with tempfile.TemporaryDirectory() as folder:
+            for variant, result in found(Path(folder), plan, seed):
+                print(f"seed {seed}: {variant}", file=sys.stderr, flush=True)
+                for predictor, agreement in result.agreements.items():
+                    pair = agreement.spearman.value, agreement.weighted_kendall.value
+                    values[variant][predictor].append(pair)
+    print(f"{len(plan.sources)} models, {options.seeds} seeds, {torch.get_num_threads()} threads")
+    for variant, predictors in values.items():
+        rows = [(predictor, *map(cell, zip(*pairs, strict=True))) for predictor, pairs in predictors.items()]
+        print(f"\n{variant}\n")
+        print(table(("predictor", "Spearman", "weighted Kendall"), rows))
+
+
+def cell(of_seeds: tuple[float, ...]) -> str:
+    """The mean and the range."""
+    return f"{sum(of_seeds) / len(of_seeds):.2f} [{min(of_seeds):.2f}, {max(of_seeds):.2f}]"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""The command demo: an experiment that shows whether scores foretell fine-tuning, by the commands that users have."""
+
+import shlex
+import tempfile
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from ..demo import FULL, QUICK, TARGET, Experiment, Tuned
+from ._correlate import correlate, correlate_parser
+from ._models import rank_models, rank_parser
+from ._shared import aligned
+
+
+def demo_parser() -> ArgumentParser:
+    """What `torch-trf demo` asks."""
+    parser = ArgumentParser(
+        description="Does a ranking foretell which model fine-tunes best? Small models learn made-up road scenes, each"
+        f" of another domain ({', '.join(FULL.sources)}). All of them are ranked for one more ({TARGET}), from a few"
+        " labelled pictures, by every metric, then fine-tuned on these pictures and tested on others. Everything is"
+        " computed here, and whatever comes out is printed.",
+        exit_on_error=False,
+    )
+    parser.add_argument(
+        "--output",
+        type=str | None,
+        metavar="DIR",
+        help="keep ranking.json, ranking.csv, report.html, accuracies.csv, correlation.json, .csv and .png, scenes.png,"
+        " models and features in this folder, which must be empty; a temporary folder by default",
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer models, which learn less: under a minute")
+    parser.add_argument("--seed", type=int, default=0, help="of pictures, models and training")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def demo(options: Namespace) -> None:
+    """Trains, ranks, fine-tunes and compares."""
+    if options.seed < 0:
+        raise ValueError(f"--seed must be at least 0, not {options.seed}")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(options.output or temporary)
+        if folder.exists() and any(folder.iterdir()):
+            raise ValueError(f"--output {folder} is not empty: nothing is written over it")
+        experiment = Experiment(folder, QUICK if options.quick else FULL, options.seed)
+        plan = experiment.plan
+        print(
+            f"{len(plan.sources)} small models learn road scenes, each of another domain: {', '.join(plan.sources)}.\n"
+            f"Which of them should be fine-tuned for the domain {TARGET!r}, of which {plan.labelled_pictures} pictures"
+            " are labelled?",
+            flush=True,
+        )
+        experiment.train()
+        command = ["--config", str(folder / "rank.yaml"), "--output", str(folder)]
+        _show("rank", command)
+        rank_models(rank_parser().parse_args(command))
+        print(f"\nNow all are fine-tuned on these {plan.labelled_pictures} pictures, in {plan.tuning_steps} steps.")
+        tuned = experiment.fine_tune()
+        print(_table(tuned))
+        files = [str(folder / name) for name in ("ranking.json", "accuracies.csv")]
+        command = [*files, "--output", str(folder / "correlation")]
+        _show("correlate", command)
+        correlate(correlate_parser().parse_args(command))
+        experiment.draw(tuned)
+        experiment.extract()
+        if options.output is None:
+            print("The folder was temporary; --output DIR keeps it.")
+        else:
+            print(f"written to {folder}: scenes.png, accuracies.csv, features, checkpoints, rank.yaml")
+
+
+def _show(name: str, arguments: list[str]) -> None:
+    print(f"\n$ torch-trf {name} {shlex.join(arguments)}", flush=True)
+
+
+def _table(tuned: list[Tuned]) -> str:
+    """What became of the models, the best one first."""
+    rows = [["mean IoU of the model that learned", "its own domain", f"{TARGET}, before", f"{TARGET}, fine-tuned"]]
+    for each in sorted(tuned, key=lambda each: -each.accuracy):
+        rows.append([each.name, *(f"{value:.4f}" for value in (each.source_accuracy, each.before, each.accuracy))])
+    return aligned(rows, left={0})

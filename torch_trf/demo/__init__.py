@@ -1,0 +1,7 @@
+"""An experiment that everybody can run: do scores foretell which model fine-tunes best?"""
+
+from ._experiment import FULL, QUICK, TARGET, Experiment, Plan
+from ._model import SmallSegmenter
+from ._training import Tuned
+
+__all__ = ["FULL", "QUICK", "TARGET", "Experiment", "Plan", "SmallSegmenter", "Tuned"]
