@@ -52,15 +52,15 @@ def test_finetune_scores_saves_chooses_compares_and_repeats_itself(run, tmp_path
     assert all(tensor.isfinite().all() for state in states for tensor in state.values())
     assert not torch.equal(*(state["classifier.low_classifier.weight"] for state in states))
 
-    assert epochs[chosen - 1]["logme"] == max(row["logme"] for row in epochs)
+    assert epochs[chosen - 1]["leep"] == max(row["leep"] for row in epochs)
     assert {name: row[0] for name, row in checkpoints.items()} == {"first": 1, "last": 2, "chosen": chosen}
     for _, *values in checkpoints.values():
         assert all(0 <= value <= 1 for value in values)
         assert values[1] == pytest.approx(sum(values[2:]) / 3, abs=1e-4)
 
-    again, _, chosen = run("--output", tmp_path, "--choose_by", "leep")
+    again, _, chosen = run("--output", tmp_path, "--choose_by", "logme")
     assert again == epochs
-    assert epochs[chosen - 1]["leep"] == max(row["leep"] for row in epochs)
+    assert epochs[chosen - 1]["logme"] == max(row["logme"] for row in epochs)
 
 
 def test_finetune_has_help(example, capsys):
