@@ -52,26 +52,27 @@ def ranked(folder, failures=()):
 
 def test_prints_how_well_each_predictor_agrees(files, capsys):
     assert correlate(files, "--top", "2", "--seed", "5") == 0
-    count, head, *rows, brackets = capsys.readouterr().out.splitlines()
+    count, *lines, brackets = capsys.readouterr().out.splitlines()
     assert count == "4 models, accuracies from 0.4800 to 0.7000"
-    assert re.split(" {2,}", head.strip()) == [
-        "spearman",
-        "weighted kendall",
-        "kendall",
-        "pearson",
-        "top-1 regret",
-        "top-2 regret",
-    ]
+    coefficients, regrets = ([re.split(" {2,}", line) for line in part] for part in (lines[:4], lines[5:9]))
+    assert lines[4] == lines[9] == ""
+    assert coefficients[0] == ["", "spearman", "weighted kendall", "kendall", "pearson"]
+    assert regrets[0] == ["", "top-1 regret", "top-2 regret"]
     found = correlation(BY_METRIC, ACCURACIES, top=2, num_resamples=40, seed=5)
-    assert [row.split("  ")[0] for row in rows] == ["logme", "leep", "random order"]
-    for row, agreement in zip(rows, found.agreements.values(), strict=True):
-        cells = re.split(" {2,}", row)
-        assert cells[1:5] == [
-            str(getattr(agreement, name)) for name in ("spearman", "weighted_kendall", "kendall", "pearson")
-        ]
-        assert cells[5:] == [f"{agreement.top_1_regret.value:.4f}", f"{agreement.top_k_regret.value:.4f}"]
-    assert rows[0].split()[1] == "0.80"
+    assert [row[0] for row in coefficients[1:]] == [row[0] for row in regrets[1:]] == ["logme", "leep", "random order"]
+    for agreement, of_orders, of_best in zip(found.agreements.values(), coefficients[1:], regrets[1:], strict=True):
+        names = ("spearman", "weighted_kendall", "kendall", "pearson")
+        assert of_orders[1:] == [str(getattr(agreement, name)) for name in names]
+        assert of_best[1:] == [each.text(decimals=4) for each in (agreement.top_1_regret, agreement.top_k_regret)]
+    assert coefficients[1][1].startswith("0.80 ")
     assert brackets.startswith("in brackets: 95 % intervals over 40 bootstrap resamples of the models")
+
+
+def test_prints_a_regret_once(files, capsys):
+    assert correlate(files, "--top", "1") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[6].strip() == "top-1 regret"
+    assert all(len(re.split(" {2,}", line)) == 2 for line in lines[6:10])
 
 
 def test_writes_all_of_it(files, capsys):
@@ -92,6 +93,15 @@ def test_writes_all_of_it(files, capsys):
     with Image.open(written[2]) as figure:
         assert figure.format == "PNG"
     assert len(list(files.iterdir())) == 5
+
+
+def test_a_figure_that_cannot_be_drawn_leaves_no_file(files, monkeypatch):
+    def fail(_):
+        raise ValueError("no font")
+
+    monkeypatch.setattr("torch_trf.ranking._correlation_files.draw_scatter", fail)
+    assert correlate(files, "--output", str(files / "made")) == 2
+    assert {path.name for path in files.iterdir()} == {"scores.json", "accuracies.csv"}
 
 
 def test_reads_a_ranking(files, capsys):
@@ -139,8 +149,18 @@ def accuracies(text):
 
 BAD = {
     "no scores": (lambda files: (files / "scores.json").unlink(), r"No such file or directory: '.*scores\.json'"),
-    "no JSON": (scores("logme"), r"scores\.json is not a JSON file: Expecting value"),
-    "no text": (lambda files: (files / "scores.json").write_bytes(b"\xff\xfe\x00"), r"scores\.json is not a JSON file"),
+    "no JSON": (scores("logme"), r"scores\.json cannot be read as JSON: Expecting value"),
+    "no text": (
+        lambda files: (files / "scores.json").write_bytes(b"\xff\xfe\x00"),
+        r"scores\.json cannot be read as JSON",
+    ),
+    "deep": (scores("[" * 100_000), r"scores\.json cannot be read as JSON: maximum recursion depth"),
+    "a model twice": (scores('{"vit": {"m": 1}, "vit": {"m": 2}}'), r"scores\.json cannot .*: vit is there twice"),
+    "a metric twice": (scores('{"vit": {"m": 1, "m": 2}}'), r"scores\.json cannot be read as JSON: m is there twice"),
+    "a candidate twice": (
+        damaged_ranking(lambda value: value["candidates"].append(value["candidates"][0])),
+        r"scores\.json is not a ranking as `torch-trf rank` writes it: ValueError\('resnet is there twice'\)",
+    ),
     "a list": (scores([SCORES]), r"scores\.json holds no table of models"),
     "empty": (scores({}), r"scores\.json has no scores"),
     "no ranks": (damaged_ranking(lambda value: value.update(candidates=[])), r"scores\.json has no scores"),
@@ -156,13 +176,15 @@ BAD = {
     "null": (scores(SCORES | {"vit": {"logme": None}}), r"scores\.json: logme of vit is None, not a finite number"),
     "true": (scores(SCORES | {"vit": {"logme": True}}), r"scores\.json: logme of vit is True, not a finite number"),
     "NaN": (scores('{"vit": {"logme": NaN}}'), r"scores\.json: logme of vit is nan, not a finite number"),
+    "long": (scores({"vit": {"m": 10**400}}), r"scores\.json: m of vit is inf, not a finite number"),
     "a metric of some": (scores(SCORES | {"fcn": {"logme": 0.1}}), r"scores\.json: no leep of fcn"),
     "no accuracies": (lambda files: (files / "accuracies.csv").unlink(), r"No such file.*accuracies\.csv"),
     "no CSV": (
         lambda files: (files / "accuracies.csv").write_bytes(b"name,accuracy\nr\xe9sum\xe9,0.5\n"),
         r"accuracies\.csv, 'utf-8' codec can't decode",
     ),
-    "nothing": (accuracies(""), r"accuracies\.csv, line 1: no column name"),
+    "nothing": (accuracies(""), r"accuracies\.csv, line 1: the file is empty"),
+    "a column twice": (accuracies("name,accuracy,name\na,0.1,b\n"), r"csv, line 1: column name is there twice"),
     "no column": (accuracies("name;accuracy\na;0.1\n"), r"accuracies\.csv, line 1: no column name among name;accuracy"),
     "other column": (accuracies("name,score\na,0.1\n"), r"line 1: no column accuracy among name, score"),
     "twice": (accuracies(CSV + "vit,0.7\n"), r"accuracies\.csv, line 6: vit is there twice"),
@@ -190,6 +212,9 @@ def test_wrong_input_is_told_in_a_line(files, capsys, spoil, message):
     ("options", "message"),
     [
         (["--top", "5"], r"top=5 of 4 models is outside \[1, 4\]"),
+        (["--seed", "-1"], "seed=-1 is less than 0"),
+        (["--output", ""], "--output '' ends without a name"),
+        (["--output", "{files}/"], "--output '.*/' ends without a name"),
         (["--num_resamples", "9"], "num_resamples=9 is less than 40"),
         (["--output", "{files}/none/made"], r"--output .*none/made\.json cannot be written"),
         (["--output", "{files}/scores"], r"--output .*scores would overwrite .*scores\.json, which is read"),
@@ -209,5 +234,5 @@ def test_a_full_disk_leaves_whole_files(files, capsys, monkeypatch):
 
     monkeypatch.setattr("torch_trf.files.os.replace", full)
     assert correlate(files, "--output", str(files / "made")) == 2
-    assert "made.json cannot be written: No space left on device" in capsys.readouterr().err
+    assert "made.png cannot be written: No space left on device" in capsys.readouterr().err
     assert {path.name for path in files.iterdir()} == {"scores.json", "accuracies.csv"}

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from torch_trf.ranking import Agreement, correlation
+from torch_trf.ranking import Agreement, Estimate, correlation
 
 from ..references import correlation as reference
 
@@ -159,6 +159,12 @@ def test_a_random_order_of_3_models():
         assert (estimate.low, estimate.high) == pytest.approx((column.min(), column.max()), abs=1e-12)
 
 
+def test_a_mean_of_large_regrets_is_finite():
+    accuracies = {"a": 0.0, "b": 1.0, "c": 1e308}
+    found = correlation({"m": accuracies}, accuracies, num_resamples=1000).agreements["random order"]
+    assert found.top_1_regret.value == pytest.approx(2 / 3 * 1e308, rel=0.1)
+
+
 def test_every_predictor_has_an_agreement():
     scores = {"logme": GOOD, "leep": {name: -value for name, value in GOOD.items()}}
     found = correlation(scores, GOOD, source_accuracies=GOOD | {"a": 0.9}, num_resamples=40)
@@ -180,6 +186,17 @@ def test_a_row_tells_all_of_a_predictor():
     assert (second["top_2_regret_low"], second["top_2_regret_high"]) == (chance.low, chance.high)
 
 
+def test_a_row_has_a_regret_once():
+    row = correlation({"logme": GOOD}, GOOD, top=1, num_resamples=40).rows()[0]
+    assert [name for name in row if "regret" in name] == ["top_1_regret", "top_1_regret_low", "top_1_regret_high"]
+
+
+def test_an_estimate_is_printed_with_as_many_decimals_as_asked():
+    found = Estimate(value=0.125, low=-0.00001, high=0.99999)
+    assert found.text(decimals=4) == "0.1250 [0.0000, 1.0000]"
+    assert str(found) == "0.12 [0.00, 1.00]"
+
+
 @pytest.mark.parametrize(
     ("scores", "accuracies", "options", "message"),
     [
@@ -199,6 +216,9 @@ def test_a_row_tells_all_of_a_predictor():
         ({"m": GOOD}, GOOD, {"top": 0}, r"top=0 of 5 models is outside \[1, 5\]"),
         ({"m": GOOD}, GOOD, {"top": 6}, r"top=6 of 5 models is outside \[1, 5\]"),
         ({"m": GOOD}, GOOD, {"num_resamples": 39}, "num_resamples=39 is less than 40"),
+        ({"m": GOOD}, GOOD, {"seed": -1}, "^seed=-1 is less than 0$"),
+        ({"m": GOOD | {"a": 1e308, "b": -1e308}}, GOOD, {}, r"^m ranges from -1e\+308 to 1e\+308: "),
+        ({"m": GOOD}, GOOD | {"a": 1e308, "b": -1e308}, {}, r"^accuracy ranges from -1e\+308 to 1e\+308: "),
         ({"random order": GOOD}, GOOD, {}, "a metric cannot be called 'random order'"),
         ({}, GOOD, {}, "there is no metric"),
     ],

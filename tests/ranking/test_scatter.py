@@ -62,6 +62,12 @@ def test_every_model_is_drawn_with_its_number_and_named_once():
     assert [text.get_text() for text in legend.get_texts()] == ["1  vit", "2  resnet", "3  fcn", "4  unet"]
 
 
+def test_names_are_no_mathematics():
+    scores, accuracies = ({rf"$\{name}$": value for name, value in each.items()} for each in (LOGME, ACCURACIES))
+    made = draw_scatter(correlation({r"$\foo$": scores}, accuracies, num_resamples=40))
+    made.canvas.draw()  # fails where any of them is
+
+
 def test_all_lies_within_the_figure():
     made = figure(2)
     made.canvas.draw()

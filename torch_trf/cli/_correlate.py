@@ -1,5 +1,6 @@
 """The command correlate: scores against accuracies after fine-tuning."""
 
+import os
 import warnings
 from pathlib import Path
 
@@ -47,6 +48,8 @@ def correlate_parser() -> ArgumentParser:
 def correlate(options: Namespace) -> None:
     """Compares, prints the table, and writes it."""
     read = Path(options.scores), Path(options.accuracies)
+    if options.output is not None and not os.path.basename(options.output):
+        raise ValueError(f"--output {options.output!r} ends without a name, of which .json, .csv and .png are written")
     written = output_files(options.output) if options.output is not None else ()
     for path in written:
         check_output(path)
@@ -73,17 +76,19 @@ def correlate(options: Namespace) -> None:
 
 
 def correlation_table(found: Correlation) -> str:
-    """A correlation for the terminal: how many models, a row for each predictor, and what the intervals are."""
+    """A correlation for the terminal: how many models, the coefficients and regrets, and what the intervals are."""
     accuracies = found.accuracies.values()
-    head = ["", "spearman", "weighted kendall", "kendall", "pearson", "top-1 regret", f"top-{found.top} regret"]
-    rows = [head]
+    coefficients, regrets = [], []
     for predictor, agreement in found.agreements.items():
-        coefficients = agreement.spearman, agreement.weighted_kendall, agreement.kendall, agreement.pearson
-        regrets = agreement.top_1_regret, agreement.top_k_regret
-        rows.append([predictor, *map(str, coefficients), *(f"{regret.value:.4f}" for regret in regrets)])
+        measures = agreement.spearman, agreement.weighted_kendall, agreement.kendall, agreement.pearson
+        coefficients.append([predictor, *map(str, measures)])
+        of_top = {1: agreement.top_1_regret, found.top: agreement.top_k_regret}  # the same where k is 1
+        regrets.append([predictor, *(each.text(decimals=4) for each in of_top.values())])
+    titles = [f"top-{k} regret" for k in of_top]
     return (
         f"{len(accuracies)} models, accuracies from {min(accuracies):.4f} to {max(accuracies):.4f}\n"
-        f"{aligned(rows, left={0})}\n"
+        f"{aligned([['', 'spearman', 'weighted kendall', 'kendall', 'pearson'], *coefficients], left={0})}\n\n"
+        f"{aligned([['', *titles], *regrets], left={0})}\n\n"
         f"in brackets: 95 % intervals over {found.num_resamples:,} bootstrap resamples of the models; of random order,"
         f" the mean and the middle 95 % of {found.num_resamples:,} random orders"
     )

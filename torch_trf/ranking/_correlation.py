@@ -1,5 +1,6 @@
 """How well scores foretold the accuracies after fine-tuning, and how sure that is with so few models."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -23,7 +24,12 @@ class Estimate:
     high: float
 
     def __str__(self) -> str:
-        value, low, high = (f"{round(number, 2) + 0.0:.2f}" for number in (self.value, self.low, self.high))  # no -0.00
+        return self.text(decimals=2)
+
+    def text(self, *, decimals: int) -> str:
+        """The value and, in brackets, the interval; never -0.00."""
+        rounded = (round(number, decimals) + 0.0 for number in (self.value, self.low, self.high))
+        value, low, high = (f"{number:.{decimals}f}" for number in rounded)
         return f"{value} [{low}, {high}]"
 
 
@@ -69,7 +75,10 @@ class Correlation:
     seed: int
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row of plain values for each predictor: `predictor`, `spearman`, `spearman_low`, `spearman_high`, ..."""
+        """A row of plain values for each predictor: `predictor`, `spearman`, `spearman_low`, `spearman_high`, ...
+
+        Where k is 1, there is one regret.
+        """
         rows = []
         for predictor, agreement in self.agreements.items():
             row: dict[str, Any] = {"predictor": predictor}
@@ -120,9 +129,9 @@ def correlation(
         on the order in which the models are given.
 
     Raises:
-        ValueError: fewer than 3 models, a model without a score or an accuracy, a value that is not finite, values that
-            are all equal, so that they have no order, a metric called as a baseline, or `top` out of range, or
-            fewer than 40 resamples.
+        ValueError: fewer than 3 models, a model without a score or an accuracy, a value that is not finite, values
+            whose range is not, values that are all equal, so that they have no order, a metric called as a baseline,
+            `top` out of range, fewer than 40 resamples, or a negative seed.
 
     Example:
         >>> accuracies = {"resnet": 0.61, "unet": 0.48, "vit": 0.70, "fcn": 0.55}
@@ -152,6 +161,8 @@ def correlation(
         raise ValueError(f"top={top} of {len(models)} models is outside [1, {len(models)}]")
     if num_resamples < LEAST_RESAMPLES:
         raise ValueError(f"num_resamples={num_resamples} is less than {LEAST_RESAMPLES}")
+    if seed < 0:
+        raise ValueError(f"seed={seed} is less than 0")
     outcome = _checked("accuracy", accuracies, models)
     found = np.stack([_checked(name, values, models) for name, values in predictors.items()])
 
@@ -160,7 +171,8 @@ def correlation(
     orders = generator.permuted(np.broadcast_to(np.arange(len(models), dtype=np.float64), draws.shape), axis=1)
     by_chance = _measures(orders, outcome, top)
     resampled = np.stack([*(_measures(each[draws], outcome[draws], top) for each in found), by_chance])
-    values = np.vstack([_measures(found, outcome, top), by_chance.mean(0)])
+    mean = (by_chance / num_resamples).sum(0)  # in this order no sum of large regrets overflows
+    values = np.vstack([_measures(found, outcome, top), mean])
     estimates = np.stack([values, *np.nanpercentile(resampled, PERCENTILES, axis=1)], -1).tolist()
     measures = [field.name for field in fields(Agreement)]
     return Correlation(
@@ -188,8 +200,11 @@ def _checked(what: str, values: Mapping[str, float], models: Sequence[str]) -> F
     for model, value in zip(models, found, strict=True):
         if not np.isfinite(value):
             raise ValueError(f"{what} of {model} is {value}")
-    if (found == found[0]).all():
-        raise ValueError(f"{what}: all models have {found[0]}, so that there is no order to compare")
+    low, high = float(found.min()), float(found.max())
+    if low == high:
+        raise ValueError(f"{what}: all models have {low}, so that there is no order to compare")
+    if math.isinf(high - low):
+        raise ValueError(f"{what} ranges from {low} to {high}: the difference is too large for a number")
     return found
 
 

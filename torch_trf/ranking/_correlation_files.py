@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def read_scores(path: Path) -> tuple[dict[str, dict[str, float]], dict[str, str]
         By metric, the score of each model; and of models that failed in the ranking, which have none, why.
 
     Raises:
-        ValueError: a file that is neither, or a score that is missing or no finite number.
+        ValueError: a file that is neither, a name that is there twice, or a score that is missing or no finite number.
 
     Example:
         >>> import tempfile
@@ -33,9 +34,9 @@ def read_scores(path: Path) -> tuple[dict[str, dict[str, float]], dict[str, str]
         ({'logme': {'resnet': 0.3, 'unet': -0.1}, 'leep': {'resnet': -0.5, 'unet': -0.7}}, {})
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not a JSON file: {error}") from error
+        found = json.loads(path.read_text(encoding="utf-8"), parse_int=float, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds no table of models and their scores")
     if "scores" in found and "versions" in found:
@@ -49,9 +50,9 @@ def read_scores(path: Path) -> tuple[dict[str, dict[str, float]], dict[str, str]
         if not isinstance(row, dict):
             raise ValueError(f'{path}: {model} has {row!r}, expected a table of its scores {{"logme": 0.3}}')
         for metric, score in row.items():
-            if type(score) not in (int, float) or not math.isfinite(score):
+            if not isinstance(score, float) or not math.isfinite(score):
                 raise ValueError(f"{path}: {metric} of {model} is {score!r}, not a finite number")
-            scores.setdefault(metric, {})[model] = float(score)
+            scores.setdefault(metric, {})[model] = score
     for metric, of_models in scores.items():
         if missing := table.keys() - of_models.keys():
             raise ValueError(f"{path}: no {metric} of {', '.join(sorted(missing))}")
@@ -71,7 +72,8 @@ def read_accuracies(path: Path) -> tuple[dict[str, float], dict[str, float] | No
         The accuracy of each model, and its source accuracy where the file has them.
 
     Raises:
-        ValueError: a column that is missing, a name that is there twice, or a cell that is no finite number.
+        ValueError: a file without a header, a column that is missing, a column or a name that is there twice, or a
+            cell that is no finite number.
 
     Example:
         >>> import tempfile
@@ -84,10 +86,14 @@ def read_accuracies(path: Path) -> tuple[dict[str, float], dict[str, float] | No
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets begin a file with a mark
             reader = csv.DictReader(file, skipinitialspace=True)
-            header = reader.fieldnames or []
+            header = reader.fieldnames
+            if not header:
+                raise ValueError("line 1: the file is empty, or begins with an empty line")
             if missing := [column for column in ("name", "accuracy") if column not in header]:
                 raise ValueError(f"line 1: no column {missing[0]} among {', '.join(header)}")
             columns = {column: {} for column in ("accuracy", "source_accuracy") if column in header}
+            if twice := [column for column in ("name", *columns) if header.count(column) > 1]:
+                raise ValueError(f"line 1: column {twice[0]} is there twice")
             for row in reader:
                 name, line = row["name"], f"line {reader.line_num}"
                 if None in row or None in row.values():
@@ -116,23 +122,33 @@ def write_correlation(correlation: Correlation, stem: str) -> None:
         OSError: a file that cannot be written.
     """
     values, table, figure = output_files(stem)
+    save_figure(draw_scatter(correlation), figure)  # before there is any file, since drawing may fail
     rows = correlation.rows()
     inputs = {"predictors": correlation.predictors, "accuracies": correlation.accuracies}
     settings = {"top": correlation.top, "num_resamples": correlation.num_resamples, "seed": correlation.seed}
     write_json(values, {"agreements": rows, **inputs, **settings, "versions": versions()})
     write_csv(table, list(rows[0]), rows)
-    save_figure(draw_scatter(correlation), figure)
 
 
 def _of_ranking(path: Path, found: dict[str, Any]) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
     """The scores of each model that a ranking holds, by metric, and why models failed."""
     try:
-        results = {each["name"]: each for each in found["candidates"]}
+        results = _unique((each["name"], each) for each in found["candidates"])
         failures = {name: each["failure"] for name, each in results.items() if each["failure"]}
         scored = {name: each["scores"].items() for name, each in results.items() if not each["failure"]}
         return {name: {metric: score["score"] for metric, score in row} for name, row in scored.items()}, failures
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a ranking as `torch-trf rank` writes it: {error!r}") from error
+
+
+def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Names with their values, each there once."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name} is there twice")
+        found[name] = value
+    return found
 
 
 def _number(cell: str, what: str) -> float:

@@ -13,6 +13,7 @@ from ._correlation import Correlation
 MOST_COLUMNS = 5
 PANEL_SIZE = 3.2  # inches
 COLOURS = "tab10"  # over and over; numbers tell models of one colour apart
+MOST_TICKS = 5
 MARKER_AREA = 170  # points², around a number
 
 
@@ -48,7 +49,9 @@ def draw_scatter(correlation: Correlation) -> Figure:
     for axis in panels[:, 0]:
         axis.set_ylabel("accuracy after fine-tuning")
     handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", title="models by accuracy", frameon=False)
+    legend = figure.legend(handles, labels, loc="outside right upper", title="models by accuracy", frameon=False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # a name may have a $
     return figure
 
 
@@ -63,8 +66,10 @@ def _draw_panel(axis: Axes, correlation: Correlation, predictor: str) -> None:
         axis.annotate(str(number), place, color="white", fontsize=7, weight="bold", ha="center", va="center_baseline")
     agreement = correlation.agreements[predictor]
     told = f"Spearman {agreement.spearman}\nweighted Kendall {agreement.weighted_kendall}"
-    axis.set_title(f"{predictor}\n{told}", fontsize=9)
-    axis.set_xlabel(f"{predictor} ({METRICS[predictor].unit})" if predictor in METRICS else predictor)
+    label = f"{predictor} ({METRICS[predictor].unit})" if predictor in METRICS else predictor
+    axis.set_title(f"{predictor}\n{told}", fontsize=9, parse_math=False)
+    axis.set_xlabel(label, parse_math=False)
     axis.margins(0.1)
+    axis.locator_params(axis="x", nbins=MOST_TICKS)
     axis.grid(color="0.9")
     axis.set_axisbelow(True)
