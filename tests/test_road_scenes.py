@@ -123,6 +123,8 @@ def test_any_domain_and_size_can_be_seen(share, warmth, count, height, size, see
     assert image.shape == (3, *size)
     assert labels.shape == size
     assert ((labels < len(ROAD_CLASSES)) | (labels == IGNORED)).all()
+    below = labels[size[0] // 2 + 1 :]  # the horizon is never lower than the middle
+    assert not (below == ROAD_CLASSES.index("sky")).any()
 
 
 def test_they_are_a_data_set_by_its_path():
@@ -140,11 +142,11 @@ def test_they_are_a_data_set_by_its_path():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"domain": "mars"}, "'mars' is none of noon, dusk"),
-        ({"num_images": 0}, "num_images must be at least 1, not 0"),
-        ({"height": 8}, "height must be at least 16, not 8"),
-        ({"width": 15}, "width must be at least 16, not 15"),
-        ({"seed": -1}, "seed must be at least 0, not -1"),
+        ({"domain": "mars"}, "'mars' is neither a RoadDomain nor one of noon, dusk"),
+        ({"num_images": 0}, "num_images must be a whole number of at least 1, not 0"),
+        ({"height": 8}, "height must be a whole number of at least 16, not 8"),
+        ({"width": 15}, "width must be a whole number of at least 16, not 15"),
+        ({"seed": -1}, "seed must be a whole number of at least 0, not -1"),
     ],
 )
 def test_bad_arguments(arguments, message):
@@ -155,13 +157,14 @@ def test_bad_arguments(arguments, message):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"light": -0.1}, "light must be at least 0, not -0.1"),
+        ({"light": -0.1}, r"light must be in \[0, 10\], not -0.1"),
+        ({"light": float("inf")}, r"light must be in \[0, 10\], not inf"),
         ({"warmth": -2.0}, r"warmth must be in \[-1, 1\], not -2.0"),
         ({"palette": 1.5}, r"palette must be in \[0, 1\], not 1.5"),
         ({"people": 25.0}, r"people must be in \[0, 24\], not 25.0"),
-        ({"noise": float("nan")}, "noise must be at least 0, not nan"),
-        ({"visibility": 0.0}, "visibility must be more than 0"),
-        ({"camera_height": 0.0}, "camera_height must be more than 0"),
+        ({"noise": float("nan")}, r"noise must be in \[0, 10\], not nan"),
+        ({"visibility": 0.0}, r"visibility must be in \[0.1, inf\], not 0.0"),
+        ({"camera_height": 0.0}, r"camera_height must be in \[0.1, 1000\], not 0.0"),
     ],
 )
 def test_bad_domains(values, message):

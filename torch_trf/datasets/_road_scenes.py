@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -85,18 +86,18 @@ class RoadScenes(Dataset[tuple[UInt8[Tensor, "3 H W"], Int64[Tensor, "H W"]]]):
         width: int = 128,
         seed: int = 0,
     ) -> None:
-        if isinstance(domain, str) and domain not in ROAD_DOMAINS:
-            raise ValueError(f"domain: {domain!r} is none of {', '.join(ROAD_DOMAINS)}")
+        found = ROAD_DOMAINS.get(domain) if isinstance(domain, str) else domain
+        if not isinstance(found, RoadDomain):
+            raise ValueError(f"domain: {domain!r} is neither a RoadDomain nor one of {', '.join(ROAD_DOMAINS)}")
         for name, value, least in (
             ("num_images", num_images, 1),
             ("height", height, LEAST_SIZE),
             ("width", width, LEAST_SIZE),
+            ("seed", seed, 0),
         ):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, not {value}")
-        if seed < 0:
-            raise ValueError(f"seed must be at least 0, not {seed}")
-        self.domain = ROAD_DOMAINS[domain] if isinstance(domain, str) else domain
+            if not isinstance(value, Integral) or value < least:
+                raise ValueError(f"{name} must be a whole number of at least {least}, not {value}")
+        self.domain = found
         self.num_images, self.height, self.width, self.seed = num_images, height, width, seed
 
     def __len__(self) -> int:
@@ -187,7 +188,7 @@ class _Camera(NamedTuple):
         return self.up.shape[0], self.right.shape[1]
 
     def _sky(self, layout: _Chance) -> _Surfaces:
-        depth = torch.full((1, *self._size()), SKY_DISTANCE)
+        depth = torch.where(self.up >= 0, SKY_DISTANCE, math.inf).expand(1, *self._size())
         clouds = layout.smooth(5, 4, *self._size()).clamp(-1, 2) / 2
         return _Surfaces(depth, torch.full(depth.shape, SKY), clouds.unsqueeze(0))
 
