@@ -6,7 +6,7 @@ BIN := .venv/bin
 KERNELS := $(shell find csrc -type f)
 CORE_TESTS := tests/ops tests/test_pixels.py tests/test_functional.py tests/test_maps.py tests/statistics tests/metrics
 # A process for each core, with a thread each: the tensors of tests are small.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadscope
 TORCH = $(shell $(BIN)/python -c "import torch; print(torch.__path__[0])")
 
 # TORCH_TRF_NO_EXT=1 makes every target work without the compiled kernels.
@@ -19,7 +19,7 @@ endif
 .PHONY: help demo test lint bench clean
 
 help:
-	@echo "make demo    rank small models, fine-tune them, and see which metric was right: a few minutes"
+	@echo "make demo    rank small models, fine-tune them, and see which metric was right; in build/demo"
 	@echo "make test    run the tests, with the compiled kernels and on the Python reference"
 	@echo "make lint    check style and types"
 	@echo "make bench   measure speed"
@@ -27,7 +27,8 @@ help:
 	@echo "PYTHON=python3.12 chooses the interpreter of a new .venv; TORCH_TRF_NO_EXT=1 leaves out the kernels."
 
 demo: $(INSTALLED)
-	$(BIN)/torch-trf demo
+	rm -rf build/demo && mkdir -p build
+	$(BIN)/torch-trf demo --output build/demo
 
 test: $(INSTALLED) .venv/cuda-compiled .venv/browser
 ifeq ($(TORCH_TRF_NO_EXT),1)

@@ -348,3 +348,12 @@ def test_runs_as_module(data):
     command = [sys.executable, "-m", "torch_trf", "score", "--target", str(data / "target"), "--ignore_index", "250"]
     done = subprocess.run([*command, "--metrics", "logme"], capture_output=True, text=True, check=True)
     assert "logme" in done.stdout
+
+
+def test_an_interruption_is_told_in_a_line(data, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch_trf.FeatureFolder, "__iter__", interrupted)
+    assert main(["score", "--target", str(data / "target"), "--num_classes", "7", "--ignore_index", "250"]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "torch-trf: interrupted"

@@ -49,7 +49,7 @@ def test_it_prints_the_commands_and_what_came_out(ran):
     assert f"$ torch-trf correlate {folder}/ranking.json {folder}/accuracies.csv" in printed
     predictors = [*METRICS, "source accuracy", "random order"]
     for name in predictors:
-        assert sum(line.startswith(f"{name} ") and "[" in line for line in printed.splitlines()) == 1
+        assert sum(line.startswith(f"{name} ") and "[" in line for line in printed.splitlines()) == 2
     accuracies, _ = read_accuracies(folder / "accuracies.csv")
     shown = [line.split() for line in printed.splitlines() if line.split()[:1] and line.split()[0] in TINY.sources]
     fine_tuned = {words[0]: words[3] for words in shown}
@@ -99,10 +99,11 @@ def test_it_repeats_itself_and_depends_on_the_seed(tmp_path):
 
 
 def test_no_road_is_both_learned_and_tested(tmp_path):
-    experiment = Experiment(tmp_path, TINY)
-    parts = [experiment._scenes("noon", 4, part) for part in range(4)]
-    roads = [label.numpy().tobytes() for data in parts for label in read_all(data, experiment.candidates[0])[1]]
-    assert len(set(roads)) == 16
+    for seed in (0, 1):
+        experiment = Experiment(tmp_path, TINY, seed)
+        parts = [experiment._scenes("noon", 4, part) for part in range(4)]
+        roads = [label.numpy().tobytes() for data in parts for label in read_all(data, experiment.candidates[0])[1]]
+        assert len(set(roads)) == 16
 
 
 def test_plans_are_of_the_target_and_other_domains():
@@ -131,7 +132,9 @@ def test_mean_iou_of_known_predictions():
 def test_it_writes_over_nothing(tmp_path, capsys):
     (tmp_path / "mine.txt").touch()
     assert main(["demo", "--output", str(tmp_path)]) == 2
-    assert "is not empty: nothing is written over it" in capsys.readouterr().err
+    assert "is not an empty folder: give another one, or remove it" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+    assert main(["demo", "--output", str(tmp_path / "mine.txt")]) == 2
+    assert "is not an empty folder" in capsys.readouterr().err
     assert main(["demo", "--seed", "-1"]) == 2
-    assert "--seed must be at least 0, not -1" in capsys.readouterr().err
+    assert "--seed must be in [0, 2147483648), not -1" in capsys.readouterr().err

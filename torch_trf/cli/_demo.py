@@ -4,12 +4,15 @@ import shlex
 import tempfile
 from pathlib import Path
 
+import torch
 from jsonargparse import ArgumentParser, Namespace
 
 from ..demo import FULL, QUICK, TARGET, Experiment, Tuned
 from ._correlate import correlate, correlate_parser
 from ._models import rank_models, rank_parser
 from ._shared import aligned
+
+MOST_SEEDS = 2**31  # PyTorch takes no more of a multiple of them
 
 
 def demo_parser() -> ArgumentParser:
@@ -36,24 +39,25 @@ def demo_parser() -> ArgumentParser:
 
 def demo(options: Namespace) -> None:
     """Trains, ranks, fine-tunes and compares."""
-    if options.seed < 0:
-        raise ValueError(f"--seed must be at least 0, not {options.seed}")
+    if not 0 <= options.seed < MOST_SEEDS:
+        raise ValueError(f"--seed must be in [0, {MOST_SEEDS}), not {options.seed}")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(options.output or temporary)
-        if folder.exists() and any(folder.iterdir()):
-            raise ValueError(f"--output {folder} is not empty: nothing is written over it")
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ValueError(f"--output {folder} is not an empty folder: give another one, or remove it")
         experiment = Experiment(folder, QUICK if options.quick else FULL, options.seed)
         plan = experiment.plan
         print(
             f"{len(plan.sources)} small models learn road scenes, each of another domain: {', '.join(plan.sources)}.\n"
             f"Which of them should be fine-tuned for the domain {TARGET!r}, of which {plan.labelled_pictures} pictures"
-            " are labelled?",
+            f" are labelled? (PyTorch {torch.__version__}, threads: {torch.get_num_threads()})",
             flush=True,
         )
         experiment.train()
         command = ["--config", str(folder / "rank.yaml"), "--output", str(folder)]
         _show("rank", command)
-        rank_models(rank_parser().parse_args(command))
+        if rank_models(rank_parser().parse_args(command)):
+            raise ValueError("a model has no scores, so that there is nothing to compare")
         print(f"\nNow all are fine-tuned on these {plan.labelled_pictures} pictures, in {plan.tuning_steps} steps.")
         tuned = experiment.fine_tune()
         print(_table(tuned))
@@ -75,7 +79,8 @@ def _show(name: str, arguments: list[str]) -> None:
 
 def _table(tuned: list[Tuned]) -> str:
     """What became of the models, the best one first."""
-    rows = [["mean IoU of the model that learned", "its own domain", f"{TARGET}, before", f"{TARGET}, fine-tuned"]]
+    rows = [["mean IoU of the model that learned", "its own domain", f"{TARGET}, before", f"{TARGET}, fine-tuned", "±"]]
     for each in sorted(tuned, key=lambda each: -each.accuracy):
-        rows.append([each.name, *(f"{value:.4f}" for value in (each.source_accuracy, each.before, each.accuracy))])
+        known = each.source_accuracy, each.before, each.accuracy, each.deviation
+        rows.append([each.name, *("" if value is None else f"{value:.4f}" for value in known)])
     return aligned(rows, left={0})

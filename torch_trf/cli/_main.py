@@ -14,7 +14,7 @@ from ..statistics._collectives import rank
 from . import _correlate, _demo, _folders, _models
 from ._shared import chosen_device
 
-WRONG_INPUT = 2
+WRONG_INPUT, INTERRUPTED = 2, 130
 COMMANDS: dict[str, tuple[Callable[[], ArgumentParser], Callable[[Namespace], int | None], str]] = {
     "score": (_folders.score_parser, _folders.score, "score a folder of extracted features by several metrics"),
     "map": (_folders.map_parser, _folders.map_, "map a metric over a folder of extracted features, patch by patch"),
@@ -45,6 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             chosen = options[options.subcommand]
             with _ranks(options.subcommand, chosen):
                 return COMMANDS[options.subcommand][1](chosen) or 0
+        except KeyboardInterrupt:
+            _tell("interrupted")
+            return INTERRUPTED
         except Exception as error:  # models and data sets may be anybody's code
             if "--debug" in arguments:
                 raise

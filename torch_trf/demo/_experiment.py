@@ -1,6 +1,7 @@
 """Models learn domains of road scenes, are ranked for another domain, and are fine-tuned on it."""
 
 import json
+import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -138,15 +139,16 @@ class Experiment:
         for candidate in self._bar(self.candidates, "fine-tuning"):
             own = read_all(self._scenes(candidate.name, self.plan.test_pictures, SOURCE_TEST), candidate)
             after = []
-            for seed in range(self.plan.tunings):
-                model = candidate.make()
+            for k in range(self.plan.tunings):
+                model, seed = candidate.make(), self.seed * self.plan.tunings + k
                 fit(model, *labelled, self.plan.tuning_steps, FINE_BATCH_SIZE, FINE_LEARNING_RATE, seed)
                 after.append(mean_iou(model, *test))
             model = candidate.make()
             found.append(
                 Tuned(
                     name=candidate.name,
-                    accuracy=sum(after) / len(after),
+                    accuracy=statistics.mean(after),
+                    deviation=statistics.stdev(after) if len(after) > 1 else None,
                     source_accuracy=mean_iou(model, *own),
                     before=mean_iou(model, *test),
                 )

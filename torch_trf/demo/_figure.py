@@ -47,7 +47,7 @@ def draw_scenes(
     norm = Normalize(*np.nanpercentile(np.stack(list(maps.values())), PERCENTILES))
     rows = math.ceil(len(best_first) / MOST_COLUMNS)
     columns = math.ceil(len(best_first) / rows)
-    size = ((columns + 1) * PANEL[0], 2 * rows * PANEL[1] + 0.4)
+    size = ((columns + 1) * PANEL[0], 2 * rows * PANEL[1] + 0.7)
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(2 * rows, columns + 1, squeeze=False)
@@ -60,8 +60,7 @@ def draw_scenes(
     panels[1, 0].imshow(classes, interpolation="nearest")
     panels[1, 0].set_title("its labels", fontsize=9)
     legend = [Patch(color=CLASS_COLOURS(k), label=name) for k, name in enumerate(ROAD_CLASSES)]
-    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.02)}
-    panels[1, 0].legend(handles=legend, **below, ncols=2, fontsize=7, frameon=False)
+    figure.legend(handles=legend, loc="outside lower center", ncols=len(ROAD_CLASSES), fontsize=8, frameon=False)
     for place, each in enumerate(best_first):
         row, column = 2 * (place // columns), 1 + place % columns
         picture = cast(LabelledData, sources[each.name]).make().read(0).image

@@ -20,12 +20,14 @@ class Tuned:
     Attributes:
         name: of its source domain.
         accuracy: on the target domain after fine-tuning, the mean over all fine-tunings.
+        deviation: of that, standard deviation over fine-tunings; None of a single one.
         source_accuracy: on its own domain.
         before: on the target domain before fine-tuning.
     """
 
     name: str
     accuracy: float
+    deviation: float | None
     source_accuracy: float
     before: float
 
