@@ -1,24 +1,25 @@
 """How well scores foretell fine-tuning in the demo's experiment, over several seeds, and what raises or lowers that.
 
-    python benchmarks/correlation.py        # five seeds: about 40 minutes on two cores; --help lists the options
+    python benchmarks/correlation.py        # five seeds: about 20 minutes on two cores; --help lists the options
 
 For each seed the demo's models are trained, ranked and fine-tuned as `torch-trf demo` does. They are then ranked again
-with one option changed at a time: which pixels are drawn, how many, and from which layer features are taken. At last
+with one option changed at a time: which pixels are drawn, how many, and from which layer features are taken. And
 the same scores are compared with accuracies after shorter and longer fine-tuning. Each cell is the mean over seeds of
 a coefficient between scores and accuracies, and its range. OTCE and JC-OTCE are left out where options change.
 """
 
 import argparse
-import sys
 import tempfile
-from collections import defaultdict
-from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
 from timing import table
+from tqdm import tqdm
 
 from torch_trf.demo import FULL, QUICK, Experiment, Plan, Tuned
 from torch_trf.ranking import Correlation, Ranker, Ranking, correlation
@@ -56,19 +57,25 @@ def compared(ranking: Ranking, tuned: list[Tuned]) -> Correlation:
     return correlation(scores, accuracies, source_accuracies=own, num_resamples=100)
 
 
-def found(folder: Path, plan: Plan, seed: int) -> Iterator[tuple[str, Correlation]]:
-    """What each variant gives with a seed."""
-    experiment = Experiment(folder, plan, seed)
-    experiment.train()
-    tuned = experiment.fine_tune()
-    ranking = rank(experiment, folder / "as the demo", {})
-    yield "as the demo", compared(ranking, tuned)
-    for steps in STEPS:
-        otherwise = Experiment(folder, replace(plan, tuning_steps=steps), seed).fine_tune()
-        yield f"{steps} steps of fine-tuning", compared(ranking, otherwise)
-    for name, changes in VARIANTS.items():
-        made = rank(experiment, folder / name, {"metrics": UNCOUPLED} | changes)
-        yield name, compared(made, tuned)
+def of_seed(seed: int, plan: Plan) -> dict[str, dict[str, tuple[float, float]]]:
+    """Spearman's coefficient and the weighted tau of each variant and predictor."""
+    torch.set_num_threads(1)  # a process for each core
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        experiment = Experiment(folder, plan, seed, progress=False)
+        experiment.train()
+        tuned, ranking = experiment.fine_tune(), rank(experiment, folder / "as the demo", {})
+        made = {"as the demo": compared(ranking, tuned)}
+        for steps in STEPS:
+            otherwise = Experiment(folder, replace(plan, tuning_steps=steps), seed, progress=False).fine_tune()
+            made[f"{steps} steps of fine-tuning"] = compared(ranking, otherwise)
+        for name, changes in VARIANTS.items():
+            changed = rank(experiment, folder / name, {"metrics": UNCOUPLED} | changes)
+            made[name] = compared(changed, tuned)
+    return {
+        variant: {name: (each.spearman.value, each.weighted_kendall.value) for name, each in result.agreements.items()}
+        for variant, result in made.items()
+    }
 
 
 def main() -> None:
@@ -77,17 +84,15 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="the demo's quick experiment")
     options = parser.parse_args()
     plan = QUICK if options.quick else FULL
-    values: dict[str, dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
-    for seed in range(options.seeds):
-        with tempfile.TemporaryDirectory() as folder:
-            for variant, result in found(Path(folder), plan, seed):
-                print(f"seed {seed}: {variant}", file=sys.stderr, flush=True)
-                for predictor, agreement in result.agreements.items():
-                    pair = agreement.spearman.value, agreement.weighted_kendall.value
-                    values[variant][predictor].append(pair)
-    print(f"{len(plan.sources)} models, {options.seeds} seeds, {torch.get_num_threads()} threads")
-    for variant, predictors in values.items():
-        rows = [(predictor, *map(cell, zip(*pairs, strict=True))) for predictor, pairs in predictors.items()]
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        seeds = tqdm(pool.map(partial(of_seed, plan=plan), range(options.seeds)), total=options.seeds, unit="seed")
+        found = list(seeds)
+    print(f"{len(plan.sources)} models, {options.seeds} seeds, one thread each")
+    for variant, predictors in found[0].items():
+        rows = [
+            (predictor, *map(cell, zip(*(each[variant][predictor] for each in found), strict=True)))
+            for predictor in predictors
+        ]
         print(f"\n{variant}\n")
         print(table(("predictor", "Spearman", "weighted Kendall"), rows))
 

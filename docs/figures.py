@@ -3,10 +3,8 @@
 python docs/figures.py
 """
 
-import contextlib
-import io
-import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import warnings
@@ -18,7 +16,6 @@ import matplotlib.pyplot as plt
 import torch
 
 import torch_trf
-from torch_trf.cli import main
 from torch_trf.transport import _sinkhorn
 
 FOLDER = Path(__file__).resolve().parent
@@ -42,18 +39,15 @@ TOLERANCE = 1e-3
 
 def run_demo() -> None:
     """Runs the demo, scores and maps what a model gave, and keeps what is printed and drawn: docs/demo.txt, ..."""
-    printed, here = io.StringIO(), Path.cwd()
+    printed = ""
     with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
-        with contextlib.redirect_stdout(printed):
-            for command in COMMANDS:
-                print(f"$ torch-trf {command}")
-                assert main(command.split()) == 0
-                print()
+        for command in COMMANDS:
+            run = [sys.executable, "-m", "torch_trf", *command.split()]
+            done = subprocess.run(run, cwd=folder, stdout=subprocess.PIPE, text=True, check=True)
+            printed += f"$ torch-trf {command}\n{done.stdout}\n"
         for made, name in FIGURES.items():
-            shutil.copy(Path(DEMO) / f"{made}.png", FOLDER / f"{name}.png")
-        os.chdir(here)
-    (FOLDER / "demo.txt").write_text(printed.getvalue())
+            shutil.copy(Path(folder, DEMO, f"{made}.png"), FOLDER / f"{name}.png")
+    (FOLDER / "demo.txt").write_text(printed)
 
 
 def draw_otce() -> None:

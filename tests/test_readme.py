@@ -24,7 +24,7 @@ def test_code_blocks_run():
 def test_example_output_is_that_of_the_demo():
     printed = (ROOT / "docs" / "demo.txt").read_text().splitlines()
     shown = [
-        line[4:] for line in README.splitlines() if re.match(r"    .*(\[-?\d\.\d\d, | nats +\d| directions +\d)", line)
+        line[4:] for line in README.splitlines() if re.match(r"    .*(\[-?\d\.\d+, | nats +\d| directions +\d)", line)
     ]
     assert len(shown) == len(METRICS) + 2 + 5  # of correlate, with source accuracy and random order, and of score
     assert set(shown) <= set(printed)
