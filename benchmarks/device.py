@@ -176,7 +176,7 @@ def check_scores() -> int:
         features, labels = images(batch, 8, 40, 50)
         features = features.nan_to_num()
         stream.append((features, labels, 3 * features))
-    every = ("leep", "logme", "hscore", "regularized_hscore", "nce")
+    every = ("leep", "logme", "hscore", "regularized_hscore", "nce", "knn")
     checks = 0
     for options, target in (
         ({"metrics": every}, lambda: stream),
