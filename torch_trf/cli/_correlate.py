@@ -48,7 +48,7 @@ def correlate_parser() -> ArgumentParser:
 def correlate(options: Namespace) -> None:
     """Compares, prints the table, and writes it."""
     read = Path(options.scores), Path(options.accuracies)
-    if options.output is not None and not os.path.basename(options.output):
+    if options.output is not None and not os.path.basename(options.output).strip("."):
         raise ValueError(f"--output {options.output!r} ends without a name, of which .json, .csv and .png are written")
     written = output_files(options.output) if options.output is not None else ()
     for path in written:
@@ -78,13 +78,13 @@ def correlate(options: Namespace) -> None:
 def correlation_table(found: Correlation) -> str:
     """A correlation for the terminal: how many models, the coefficients and regrets, and what the intervals are."""
     accuracies = found.accuracies.values()
+    titles = [f"top-{k} regret" for k in sorted({1, found.top})]
     coefficients, regrets = [], []
     for predictor, agreement in found.agreements.items():
         measures = agreement.spearman, agreement.weighted_kendall, agreement.kendall, agreement.pearson
         coefficients.append([predictor, *map(str, measures)])
-        of_top = {1: agreement.top_1_regret, found.top: agreement.top_k_regret}  # the same where k is 1
-        regrets.append([predictor, *(each.text(decimals=4) for each in of_top.values())])
-    titles = [f"top-{k} regret" for k in of_top]
+        of_top = (agreement.top_1_regret, agreement.top_k_regret)[: len(titles)]
+        regrets.append([predictor, *(each.text(decimals=4) for each in of_top)])
     return (
         f"{len(accuracies)} models, accuracies from {min(accuracies):.4f} to {max(accuracies):.4f}\n"
         f"{aligned([['', 'spearman', 'weighted kendall', 'kendall', 'pearson'], *coefficients], left={0})}\n\n"

@@ -12,7 +12,7 @@ from ._correlate import correlate, correlate_parser
 from ._models import rank_models, rank_parser
 from ._shared import aligned
 
-MOST_SEEDS = 2**31  # PyTorch takes no more of a multiple of them
+MOST_SEEDS = 2**61  # PyTorch takes 64 bits, of four times a seed
 
 
 def demo_parser() -> ArgumentParser:
@@ -29,7 +29,7 @@ def demo_parser() -> ArgumentParser:
         type=str | None,
         metavar="DIR",
         help="keep ranking.json, ranking.csv, report.html, accuracies.csv, correlation.json, .csv and .png, scenes.png,"
-        " models and features in this folder, which must be empty; a temporary folder by default",
+        " models, pictures and features in this folder, which must be empty; a temporary folder by default",
     )
     parser.add_argument("--quick", action="store_true", help="fewer models, which learn less: under a minute")
     parser.add_argument("--seed", type=int, default=0, help="of pictures, models and training")
@@ -57,7 +57,7 @@ def demo(options: Namespace) -> None:
         command = ["--config", str(folder / "rank.yaml"), "--output", str(folder)]
         _show("rank", command)
         if rank_models(rank_parser().parse_args(command)):
-            raise ValueError("a model has no scores, so that there is nothing to compare")
+            raise ValueError("a model failed in the ranking")
         print(f"\nNow all are fine-tuned on these {plan.labelled_pictures} pictures, in {plan.tuning_steps} steps.")
         tuned = experiment.fine_tune()
         print(_table(tuned))
@@ -67,10 +67,10 @@ def demo(options: Namespace) -> None:
         correlate(correlate_parser().parse_args(command))
         experiment.draw(tuned)
         experiment.extract()
-        if options.output is None:
+        if not options.output:
             print("The folder was temporary; --output DIR keeps it.")
         else:
-            print(f"written to {folder}: scenes.png, accuracies.csv, features, checkpoints, rank.yaml")
+            print(f"written to {folder}: scenes.png, accuracies.csv, pictures, features, checkpoints, rank.yaml")
 
 
 def _show(name: str, arguments: list[str]) -> None:

@@ -48,7 +48,12 @@ def fit(
     learning_rate: float,
     seed: int,
 ) -> None:
-    """Trains a model on batches that are drawn at random, half of them mirrored; the rate rises once, and falls."""
+    """Trains a model on batches that are drawn at random, half of them mirrored; the rate rises once, and falls.
+
+    On one thread, because the order of sums depends on how many there are, and after some steps the models would, too.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps)
@@ -63,6 +68,7 @@ def fit(
         loss.backward()
         optimizer.step()
         schedule.step()
+    torch.set_num_threads(threads)
 
 
 @torch.inference_mode()

@@ -98,6 +98,8 @@ def read_accuracies(path: Path) -> tuple[dict[str, float], dict[str, float] | No
                 name, line = row["name"], f"line {reader.line_num}"
                 if None in row or None in row.values():
                     raise ValueError(f"{line} has another number of cells than the header")
+                if not name:
+                    raise ValueError(f"{line} has no name")
                 if name in columns["accuracy"]:
                     raise ValueError(f"{line}: {name} is there twice")
                 for column, values in columns.items():
