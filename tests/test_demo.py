@@ -98,6 +98,21 @@ def test_it_repeats_itself_and_depends_on_the_seed(tmp_path):
     assert found["a"] == found["b"] != found["c"]
 
 
+def test_models_do_not_depend_on_the_number_of_threads(tmp_path):
+    threads, weights = torch.get_num_threads(), []
+    try:
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            plan = replace(TINY, sources=("noon",), size=(64, 96), training_pictures=8)
+            experiment = Experiment(tmp_path / str(number), plan, progress=False)
+            experiment.train()
+            assert torch.get_num_threads() == number
+            weights.append(experiment.candidates[0].make().state_dict())
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close(*weights, rtol=0, atol=0)
+
+
 def test_no_road_is_both_learned_and_tested(tmp_path):
     for seed in (0, 1):
         experiment = Experiment(tmp_path, TINY, seed)
@@ -137,4 +152,4 @@ def test_it_writes_over_nothing(tmp_path, capsys):
     assert main(["demo", "--output", str(tmp_path / "mine.txt")]) == 2
     assert "is not an empty folder" in capsys.readouterr().err
     assert main(["demo", "--seed", "-1"]) == 2
-    assert "--seed must be in [0, 2147483648), not -1" in capsys.readouterr().err
+    assert "--seed must be in [0, 2305843009213693952), not -1" in capsys.readouterr().err

@@ -32,8 +32,8 @@ COMMANDS: dict[str, tuple[Callable[[], ArgumentParser], Callable[[Namespace], in
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line.
 
-    Returns 0, or 1 where some models of a ranking failed, 2 where the input is wrong and 130 after an interruption, each
-    after a line on stderr that says so.
+    Returns 0, or 1 where some models of a ranking failed, 2 where the input is wrong and 130 after an interruption,
+    each after a line on stderr that says so.
 
     Example:
         >>> main(["score", "--target", "no/such/folder"])
