@@ -10,13 +10,13 @@ that were not seen before.
 
 The mean IoU on the source grows to the end. That on the target makes most of its gain in three epochs and then wavers
 or creeps up; yet late checkpoints fine-tune better than early ones. LogME does not see that, and its choice is worse
-than the last checkpoint with every seed. LEEP follows the mean IoU on the target, and its choice is as good as the last
-checkpoint, no better. Fine-tuned, with seeds 0 to 4, by epoch:
+than the last checkpoint with every seed. LEEP follows the mean IoU on the target, and its choice is about as good as
+the last checkpoint. Fine-tuned, with seeds 0 to 4, by epoch:
 
-    last              16: 0.551   16: 0.560   16: 0.514   16: 0.463   16: 0.459
-    LogME's choice     8: 0.517    3: 0.478    3: 0.375    5: 0.412    5: 0.407
-    H-score's choice  16: 0.551    7: 0.532   16: 0.514    5: 0.412    5: 0.407
-    LEEP's choice     16: 0.551    8: 0.542   15: 0.526   15: 0.466   16: 0.459
+    last              16: 0.5515   16: 0.5569   16: 0.4927   16: 0.4666   16: 0.4823
+    LogME's choice     8: 0.5171    3: 0.4741    3: 0.3925    5: 0.3956    5: 0.4308
+    H-score's choice  16: 0.5515    7: 0.5336   16: 0.4927    5: 0.3956    5: 0.4308
+    LEEP's choice     16: 0.5515    7: 0.5336   15: 0.4829   14: 0.4831   16: 0.4823
 """
 
 import argparse
