@@ -66,8 +66,7 @@ def draw_map(
     rows = -(-len(shown) // columns)
     panel_width = 7.0 if len(shown) == 1 else 3.5
     panel_height = panel_width * min(max(height / width, 0.3), 3.0)
-    figure = Figure(figsize=(columns * panel_width + 1.5, rows * panel_height + 1.0), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank_figure(columns * panel_width + 1.5, rows * panel_height + 1.0)
     found = shown.compressed()
     low, high = np.percentile(found, PERCENTILES) if found.size else (0.0, 1.0)
     norm = Normalize(low, high)
@@ -104,6 +103,13 @@ def check_pictures(pictures: Sequence[Path], image_size: tuple[int, int]) -> Non
             if abs(picture.height * width / (picture.width * height) - 1) > LARGEST_DISTORTION:
                 sizes = f"{picture.height} x {picture.width} pixels, the images {height} x {width}"
                 raise ValueError(f"{path} has {sizes}: they do not have the same proportions")
+
+
+def blank_figure(width: float, height: float) -> Figure:
+    """A figure of this size, in inches, that no window shows and no global state remembers."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:

@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import UInt8
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -16,7 +15,7 @@ from matplotlib.patches import Patch
 from torch import Tensor
 
 from ..datasets import IGNORED, ROAD_CLASSES, LabelledData
-from ..plots import COLOURS, PERCENTILES
+from ..plots import COLOURS, PERCENTILES, blank_figure
 from ..ranking import Candidate
 from ._training import Tuned
 
@@ -47,9 +46,7 @@ def draw_scenes(
     norm = Normalize(*np.nanpercentile(np.stack(list(maps.values())), PERCENTILES))
     rows = math.ceil(len(best_first) / MOST_COLUMNS)
     columns = math.ceil(len(best_first) / rows)
-    size = ((columns + 1) * PANEL[0], 2 * rows * PANEL[1] + 0.7)
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank_figure((columns + 1) * PANEL[0], 2 * rows * PANEL[1] + 0.7)
     panels = figure.subplots(2 * rows, columns + 1, squeeze=False)
     for axis in panels.flat:
         axis.set_axis_off()

@@ -4,9 +4,9 @@ import math
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from ..plots import blank_figure
 from ..table import METRICS
 from ._correlation import Correlation
 
@@ -39,8 +39,7 @@ def draw_scatter(correlation: Correlation) -> Figure:
     count = len(correlation.predictors)
     rows = math.ceil(count / MOST_COLUMNS)
     columns = math.ceil(count / rows)
-    figure = Figure(figsize=(columns * PANEL_SIZE + 2, rows * PANEL_SIZE + 0.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank_figure(columns * PANEL_SIZE + 2, rows * PANEL_SIZE + 0.5)
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for axis in panels.flat[count:]:
         axis.set_axis_off()
