@@ -16,7 +16,7 @@ from setuptools import setup
 
 STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020b000000000000"]  # PyTorch 2.11
 # Loops over lanes become vector instructions: no result changes, but no errno is set and no exception is raised.
-VECTORISE = ["-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math"]
+VECTORIZE = ["-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math"]
 DEFAULT_ARCHITECTURES = "7.5;8.0;8.6;9.0+PTX"
 
 
@@ -73,7 +73,7 @@ def extensions() -> dict:
             sorted(map(str, Path("csrc/cpu").glob("*.cpp"))),
             depends=headers,
             py_limited_api=True,
-            extra_compile_args=[*STABLE_ABI, "-O3", "-g0", *VECTORISE, "-fvisibility=hidden"],
+            extra_compile_args=[*STABLE_ABI, "-O3", "-g0", *VECTORIZE, "-fvisibility=hidden"],
         )
     ]
     if reason := why_no_cuda(torch.version.cuda, toolkit):

@@ -1,4 +1,4 @@
-"""How well scores foretell fine-tuning in the demo's experiment, over several seeds, and what raises or lowers that.
+"""How well scores predict fine-tuning in the demo's experiment, over several seeds, and what raises or lowers that.
 
     python benchmarks/correlation.py        # five seeds: about 20 minutes on two cores; --help lists the options
 

@@ -203,9 +203,7 @@ def check_scores() -> int:
     return checks
 
 
-def labelled_pixels(
-    *shape: int, channels: int, shift: float, device: str = "cuda"
-) -> tuple[torch.Tensor, torch.Tensor]:
+def labeled_pixels(*shape: int, channels: int, shift: float, device: str = "cuda") -> tuple[torch.Tensor, torch.Tensor]:
     """Pixels around the means of their classes, which move by the shift; made on the device."""
     generator = torch.Generator(device).manual_seed(int(10 * shift))
     means = torch.randn(NUM_CLASSES, channels, generator=torch.Generator().manual_seed(0))
@@ -220,8 +218,8 @@ def check_transport(device: str = "cuda") -> int:
     checks = 0
     classes = {"num_classes": NUM_CLASSES, "num_source_classes": NUM_CLASSES}
     for dtype, tolerance in ((torch.float64, 1e-8), (torch.float32, 1e-3)):
-        source = labelled_pixels(3, 300, channels=8, shift=0.0, device="cpu")
-        target = labelled_pixels(3, 400, channels=8, shift=0.5, device="cpu")
+        source = labeled_pixels(3, 300, channels=8, shift=0.0, device="cpu")
+        target = labeled_pixels(3, 400, channels=8, shift=0.5, device="cpu")
         source[1][0, ::7] = -1  # no pixels
         pixels = source[0].to(dtype), source[1], target[0].to(dtype), target[1]
         exact = joint_label_mass(*pixels, **classes, solver="exact")
@@ -274,7 +272,7 @@ def check_transport(device: str = "cuda") -> int:
     return checks
 
 
-def check_no_synchronisation() -> None:
+def check_no_synchronization() -> None:
     """Updates of every statistic never wait for the GPU."""
     features, labels = (tensor.cuda() for tensor in images(2, 8, 40, 50))
     features = features.nan_to_num()
@@ -436,7 +434,7 @@ def otce_map_coupling(
     """A map of OTCE over images made on the device, in patches of 4 x 4 pixels."""
     tensors = []
     for images_of, shift in ((count, 0.5), (source_count, 0.0)):
-        features, labels = labelled_pixels(images_of, height, width, channels=channels, shift=shift, device=device)
+        features, labels = labeled_pixels(images_of, height, width, channels=channels, shift=shift, device=device)
         tensors += [features.movedim(-1, 1), labels]
     options = {"num_classes": NUM_CLASSES, "num_source_classes": NUM_CLASSES, "solver": "sinkhorn"}
     return lambda: transferability_map("otce", *tensors, patch_size=4, **options).coupling
@@ -455,7 +453,7 @@ def transport_times(
     An iteration reads the matrix of all pairs twice, in single precision.
     """
     channels = published[1]
-    sides = [labelled_pixels(repeats, sample, channels=channels, shift=shift, device=device) for shift in (0.0, 0.5)]
+    sides = [labeled_pixels(repeats, sample, channels=channels, shift=shift, device=device) for shift in (0.0, 0.5)]
     pixels = (*sides[0], *sides[1])
     options = {"num_classes": NUM_CLASSES, "num_source_classes": NUM_CLASSES, "solver": "sinkhorn"}
     joint_label_mass(*(tensor[:, :50] for tensor in pixels), **options)  # warm up
@@ -473,7 +471,7 @@ def transport_times(
         count, SOURCE_IMAGES, channels, height, width, device
     )
     name = f"1 sample of {large_sample:,} + {large_sample:,} pixels, KeOps"
-    sides = [labelled_pixels(large_sample, channels=channels, shift=shift, device=device) for shift in (0.0, 0.5)]
+    sides = [labeled_pixels(large_sample, channels=channels, shift=shift, device=device) for shift in (0.0, 0.5)]
     runs[name, "", large_sample**2] = partial(joint_label_mass, *sides[0], *sides[1], **options)
     rows = []
     for (what, goal, pairs), run in runs.items():
@@ -529,7 +527,7 @@ def main() -> None:
     has_transport = find_spec("geomloss") is not None
     if has_transport:
         checks["couplings"] = check_transport()
-    check_no_synchronisation()
+    check_no_synchronization()
     bandwidth = copy_bandwidth()
     report = "\n".join(
         [
@@ -537,7 +535,7 @@ def main() -> None:
             f" CUDA {torch.version.cuda}, torch_trf {torch_trf.__version__}; medians.",
             "Checks against the CPU that passed: "
             + ", ".join(f"{number} of {name}" for name, number in checks.items()),
-            f"No update synchronises. A copy moves {bandwidth / 1e9:.0f} GB/s, read and written.",
+            f"No update synchronizes. A copy moves {bandwidth / 1e9:.0f} GB/s, read and written.",
             "",
             kernel_times(bandwidth),
             "",

@@ -72,14 +72,14 @@ class Setting:
         return getattr(segmentation, name)(**options).eval().to(self.device)
 
     def images(self, count: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Made-up streets whose classes have colours, an image at a time."""
+        """Made-up streets whose classes have colors, an image at a time."""
         with tempfile.TemporaryDirectory() as folder:
             make_feature_folder(folder, shift=0.5, num_images=count, height=self.height, width=self.width)
-            colours = torch.rand(256, 3, generator=torch.Generator().manual_seed(1))
+            colors = torch.rand(256, 3, generator=torch.Generator().manual_seed(1))
             for k in range(count):
                 labels = torch.from_numpy(np.load(Path(folder) / "label" / f"{k}.npy"))
                 noise = 0.3 * torch.randn(3, *labels.shape, generator=torch.Generator().manual_seed(k))
-                images = (colours[labels].movedim(-1, 0) + noise).unsqueeze(0)
+                images = (colors[labels].movedim(-1, 0) + noise).unsqueeze(0)
                 yield images.to(self.device), labels.unsqueeze(0).to(self.device)
 
     @contextlib.contextmanager

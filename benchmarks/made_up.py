@@ -18,7 +18,7 @@ def make_feature_folder(
     """Writes `<path>/final/<k>.npy` (float32 logits) and `<path>/label/<k>.npy` (int64) for a made-up data set.
 
     Street-like label maps, and logits that a model trained on other streets might give: each class has a direction in
-    feature space, neighbouring pixels share their noise, and the further the domain, the more classes are confused.
+    feature space, neighboring pixels share their noise, and the further the domain, the more classes are confused.
 
     Args:
         path: folder to write to, made if it is missing.
@@ -90,7 +90,7 @@ def make_street(height: int, width: int, generator: torch.Generator) -> Int64[Te
 
 
 def _smooth_noise(height: int, width: int, generator: torch.Generator) -> Float[Tensor, "D H W"]:
-    """Noise of unit variance, half of it shared by neighbouring pixels."""
+    """Noise of unit variance, half of it shared by neighboring pixels."""
     coarse = torch.randn(1, NUM_CHANNELS, height // 8, width // 8, generator=generator)
     coarse = torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")[0]
     fine = torch.randn(NUM_CHANNELS, height, width, generator=generator)

@@ -13,7 +13,7 @@ from timing import table
 from torch import Tensor, nn
 from torchvision.models import get_model
 
-from torch_trf.datasets import LabelledData
+from torch_trf.datasets import LabeledData
 from torch_trf.integrations.checkpoint import score_checkpoint
 from torch_trf.ranking import Candidate, Ranker
 
@@ -42,7 +42,7 @@ def candidates() -> list[Candidate]:
     return found
 
 
-def models(target: LabelledData, num_pixels: int) -> str:
+def models(target: LabeledData, num_pixels: int) -> str:
     """Wall time of a ranking, and the share that is not spent in forward passes."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
@@ -72,7 +72,7 @@ class Strided(nn.Module):
         return self.features(self.model.backbone(images)["low"])
 
 
-def strides(target: LabelledData, num_pixels: int) -> str:
+def strides(target: LabeledData, num_pixels: int) -> str:
     """One model's scores at 1, 2, 4, 8 times its output stride of 8: on its grid, and at pixels common to all."""
     metrics = ("logme", "hscore")
     found = [
@@ -110,7 +110,7 @@ def main() -> None:
         "class_path": "torch_trf.datasets.SegmentationFolder",
         "init_args": {"images": arguments.images, "labels": arguments.labels},
     }
-    target = LabelledData(dataset=dataset, num_classes=arguments.num_classes, ignore_index=arguments.ignore_index)
+    target = LabeledData(dataset=dataset, num_classes=arguments.num_classes, ignore_index=arguments.ignore_index)
     print(f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads")
     for name in arguments.tables:
         print(f"\n{tables[name].__doc__}\n\n{tables[name](target, arguments.num_pixels)}")

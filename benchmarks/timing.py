@@ -14,10 +14,10 @@ def medians(functions: dict[Hashable, Callable[[], object]], rounds: int = 7) ->
         function()  # warm up
     for _ in range(rounds):
         for name, function in functions.items():
-            _synchronise()
+            _synchronize()
             start = time.perf_counter()
             function()
-            _synchronise()
+            _synchronize()
             seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
@@ -28,6 +28,6 @@ def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _synchronise() -> None:
+def _synchronize() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()

@@ -1,9 +1,9 @@
 """Which checkpoint of a training run should another domain start from?
 
 A segmentation model of torchvision learns made-up roads at noon from scratch, and after every epoch it is evaluated on
-a few labelled roads in fog, the target domain. In that pass torch_trf listens: three lines, marked below, add LogME,
+a few labeled roads in fog, the target domain. In that pass torch_trf listens: three lines, marked below, add LogME,
 H-score and LEEP to the mean IoU. One of them chooses a checkpoint. To show how well, the first, the last and the chosen
-checkpoint are fine-tuned on eight of the target's labelled pictures, three times with others, and tested on pictures
+checkpoint are fine-tuned on eight of the target's labeled pictures, three times with others, and tested on pictures
 that were not seen before.
 
     python examples/finetune.py                 # three minutes on one core; --help lists the options
@@ -103,7 +103,7 @@ def save(model: nn.Module, path: Path) -> None:
     partial.replace(path)
 
 
-def train(options: argparse.Namespace, training: Scenes, validation: Scenes, labelled: Scenes) -> dict[int, float]:
+def train(options: argparse.Namespace, training: Scenes, validation: Scenes, labeled: Scenes) -> dict[int, float]:
     """Trains on the source domain, scores for the target and saves after every epoch; gives the score that chooses."""
     model = make_model()
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE)
@@ -113,7 +113,7 @@ def train(options: argparse.Namespace, training: Scenes, validation: Scenes, lab
         batches = DataLoader(training, BATCH_SIZE, shuffle=True)
         loss = train_epoch(model, tqdm(batches, f"epoch {epoch}", unit="batch", leave=False), optimizer)
         save(model, options.output / f"epoch_{epoch}.pt")
-        found = {"loss": loss, "source_miou": evaluate(model, validation)} | evaluate_and_score(model, labelled)
+        found = {"loss": loss, "source_miou": evaluate(model, validation)} | evaluate_and_score(model, labeled)
         print_row(epoch, *(found[name] for name in COLUMNS[1:]))
         choosing[epoch] = found[options.choose_by]
     return choosing
@@ -135,13 +135,13 @@ def fine_tune(path: Path, few: Scenes, seed: int) -> nn.Module:
     return model
 
 
-def compare(options: argparse.Namespace, epochs: dict[str, int], labelled: Scenes, unseen: Scenes) -> None:
+def compare(options: argparse.Namespace, epochs: dict[str, int], labeled: Scenes, unseen: Scenes) -> None:
     """Fine-tunes checkpoints, all on the same few pictures, and prints their mean IoU on unseen ones."""
-    draws = [torch.randperm(len(labelled))[:FEW_PICTURES].tolist() for _ in range(REPEATS)]
+    draws = [torch.randperm(len(labeled))[:FEW_PICTURES].tolist() for _ in range(REPEATS)]
     found = {}
     for epoch in tqdm(sorted(set(epochs.values())), "fine-tuning", unit="checkpoint", leave=False):
         path = options.output / f"epoch_{epoch}.pt"
-        tuned = [fine_tune(path, Subset(labelled, draw), options.seed) for draw in draws]
+        tuned = [fine_tune(path, Subset(labeled, draw), options.seed) for draw in draws]
         before, *after = (evaluate(model, unseen) for model in (load(path), *tuned))
         found[epoch] = (before, sum(after) / REPEATS, *after)
     print_row("checkpoint", "epoch", "before", "after", *(f"draw_{draw}" for draw in range(1, REPEATS + 1)))
@@ -168,16 +168,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     held_out = max(1, options.images // 5)
     plan = ((SOURCE, options.images), (SOURCE, held_out), (TARGET, held_out), (TARGET, held_out))
     height, width = options.size
-    training, validation, labelled, unseen = (
+    training, validation, labeled, unseen = (
         read(RoadScenes(domain, count, height, width, seed=len(plan) * options.seed + part))
         for part, (domain, count) in enumerate(plan)
     )
 
-    choosing = train(options, training, validation, labelled)
+    choosing = train(options, training, validation, labeled)
     chosen = max(choosing, key=choosing.__getitem__)
     print(f"\n{options.choose_by} chooses epoch {chosen}")
-    print(f"target mean IoU on unseen pictures, before and after {FEW_STEPS} steps on {FEW_PICTURES} labelled ones\n")
-    compare(options, {"first": 1, "last": options.epochs, "chosen": chosen}, labelled, unseen)
+    print(f"target mean IoU on unseen pictures, before and after {FEW_STEPS} steps on {FEW_PICTURES} labeled ones\n")
+    compare(options, {"first": 1, "last": options.epochs, "chosen": chosen}, labeled, unseen)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from torch import nn
 from torchvision.models import _api, segmentation
 from torchvision.transforms import v2
 
-from torch_trf.class_path import instantiate
+from torch_trf._class_path import instantiate
 
 
 def named(path, **arguments):

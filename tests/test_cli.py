@@ -29,7 +29,7 @@ OTCE = ["--target", "{data}/target", "--source", "{data}/source", "--metrics", "
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A source and a target folder of three small images each; a corner of the target is not labelled."""
+    """A source and a target folder of three small images each; a corner of the target is not labeled."""
     folder = tmp_path_factory.mktemp("data")
     for seed, name in enumerate(("source", "target")):
         write_features(folder / name, shift=0.5 * seed, seed=seed)
@@ -337,7 +337,7 @@ def test_labels_that_look_like_an_ignore_index_are_noticed(data, capsys):
 
 def test_failed_write_leaves_the_old_file(score, tmp_path, monkeypatch):
     before = score("--metrics", "logme", "--ignore_index", IGNORED)
-    monkeypatch.setattr("torch_trf.files.os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr("torch_trf._files.os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(AssertionError):
         score("--metrics", "nce", "--ignore_index", IGNORED)
     assert json.loads((tmp_path / "scores.json").read_text()) == before

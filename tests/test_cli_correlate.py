@@ -234,7 +234,7 @@ def test_a_full_disk_leaves_whole_files(files, capsys, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("torch_trf.files.os.replace", full)
+    monkeypatch.setattr("torch_trf._files.os.replace", full)
     assert correlate(files, "--output", str(files / "made")) == 2
     assert "made.png cannot be written: No space left on device" in capsys.readouterr().err
     assert {path.name for path in files.iterdir()} == {"scores.json", "accuracies.csv"}

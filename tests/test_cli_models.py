@@ -124,7 +124,7 @@ def killed(data, when):
     script = f"""
 import os, signal, sys
 sys.path.insert(0, {os.getcwd()!r})
-from torch_trf import files
+from torch_trf import _files as files
 replace, count = os.replace, 0
 def killing(*names):
     global count
@@ -180,9 +180,9 @@ BAD_DATA = {
     "missing folder": (lambda data: shutil.rmtree(data / "images"), r"images is not a folder"),
     "truncated picture": (lambda data: cut_off(data / "images" / "1.png"), r"image 1: .*1\.png is not a whole picture"),
     "image without labels": (lambda data: (data / "labels" / "2.png").unlink(), r"2\.png has no labels .*labels/2\.\*"),
-    "labels of colours": (
+    "labels of colors": (
         lambda data: Image.new("RGB", (48, 32)).save(data / "labels" / "0.png"),
-        r"image 0: a label image of colours needs a label map",
+        r"image 0: a label image of colors needs a label map",
     ),
     "other class": (
         lambda data: Image.fromarray(np.full((32, 48), 77, np.uint8)).save(data / "labels" / "3.png"),

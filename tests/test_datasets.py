@@ -1,4 +1,4 @@
-"""Labelled images from folders and data sets of any kind: what is read, and what is refused."""
+"""Labeled images from folders and data sets of any kind: what is read, and what is refused."""
 
 from itertools import islice
 
@@ -15,16 +15,16 @@ from torchvision.transforms import v2
 
 from torch_trf.datasets import (
     IGNORED,
-    LabelledData,
-    LabelledImage,
-    LabelledImages,
+    LabeledData,
+    LabeledImage,
+    LabeledImages,
     SegmentationFolder,
     as_image,
     as_labels,
     read_batches,
 )
 
-COLOURS = {"#000000": 0, "#804080": 1, "#ff0000": 255}
+COLORS = {"#000000": 0, "#804080": 1, "#ff0000": 255}
 RGB = np.array([[[0, 0, 0], [128, 64, 128]], [[255, 0, 0], [128, 64, 128]]], np.uint8)
 CLASSES = [[0, 1], [255, 1]]
 
@@ -43,7 +43,7 @@ class Pairs(Dataset):
 
 
 def images(*pairs, **options):
-    return LabelledImages(dataset=Pairs(pairs), **{"num_classes": 3} | options)
+    return LabeledImages(dataset=Pairs(pairs), **{"num_classes": 3} | options)
 
 
 def save(folder, name, array, palette=None):
@@ -71,7 +71,7 @@ def folder(tmp_path):
 def folder_data(folder, **options):
     arguments = {"images": str(folder / "images"), "labels": str(folder / "labels"), "label_suffix": "_L"}
     dataset = {"class_path": "torch_trf.datasets.SegmentationFolder", "init_args": arguments}
-    return LabelledData(dataset=dataset, **{"num_classes": 3} | options)
+    return LabeledData(dataset=dataset, **{"num_classes": 3} | options)
 
 
 def every(images):
@@ -144,49 +144,49 @@ def test_a_file_that_is_no_picture_is_named(folder):
         list(read_batches(folder_data(folder).make(), batch_size=2, num_workers=0))
 
 
-def labelled(image, **options):
+def labeled(image, **options):
     return as_labels(image, **options).tolist()
 
 
 def test_labels_are_values_or_what_the_map_says():
     gray = Image.fromarray(np.array([[7, 8], [255, 7]], np.uint8))
-    assert labelled(gray) == [[7, 8], [255, 7]]
-    assert labelled(gray, label_map={7: 0, 8: 1, 255: 255, 9: 2}) == [[0, 1], [255, 0]]
+    assert labeled(gray) == [[7, 8], [255, 7]]
+    assert labeled(gray, label_map={7: 0, 8: 1, 255: 255, 9: 2}) == [[0, 1], [255, 0]]
 
 
 def test_labels_of_16_bits(tmp_path):
     save(tmp_path, "labels.png", np.array([[300, 65535], [0, 256]], np.uint16))
     picture = Image.open(tmp_path / "labels.png")
-    assert labelled(picture) == [[300, 65535], [0, 256]]
-    assert labelled(picture, label_map={300: 2, 65535: 255, 0: 0, 256: 1}) == [[2, 255], [0, 1]]
+    assert labeled(picture) == [[300, 65535], [0, 256]]
+    assert labeled(picture, label_map={300: 2, 65535: 255, 0: 0, 256: 1}) == [[2, 255], [0, 1]]
 
 
 @pytest.fixture
 def palette_image():
-    """Colours of a palette in which numbers are in another order than the classes."""
+    """Colors of a palette in which numbers are in another order than the classes."""
     picture = Image.fromarray(np.array([[2, 0], [1, 0]], np.uint8))
     picture.putpalette([128, 64, 128, 255, 0, 0, 0, 0, 0])
     return picture
 
 
-def test_labels_of_a_palette_are_numbers_or_colours(palette_image):
-    assert labelled(palette_image) == [[2, 0], [1, 0]]
-    assert labelled(palette_image, label_map={0: 1, 1: 255, 2: 0}) == CLASSES
-    assert labelled(palette_image, label_map=COLOURS) == CLASSES
+def test_labels_of_a_palette_are_numbers_or_colors(palette_image):
+    assert labeled(palette_image) == [[2, 0], [1, 0]]
+    assert labeled(palette_image, label_map={0: 1, 1: 255, 2: 0}) == CLASSES
+    assert labeled(palette_image, label_map=COLORS) == CLASSES
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
-def test_labels_of_colours(mode):
+def test_labels_of_colors(mode):
     picture = Image.fromarray(RGB).convert(mode)
-    assert labelled(picture, label_map=COLOURS) == CLASSES
-    assert labelled(picture, label_map={name.upper(): number for name, number in COLOURS.items()}) == CLASSES
+    assert labeled(picture, label_map=COLORS) == CLASSES
+    assert labeled(picture, label_map={name.upper(): number for name, number in COLORS.items()}) == CLASSES
     for label_map in (None, {0: 0}):
-        with pytest.raises(ValueError, match="a label image of colours needs a label map"):
+        with pytest.raises(ValueError, match="a label image of colors needs a label map"):
             as_labels(picture, label_map)
 
 
-def test_gray_labels_by_colour():
-    assert labelled(Image.new("L", (2, 1), 7), label_map={"#070707": 4}) == [[4, 4]]
+def test_gray_labels_by_color():
+    assert labeled(Image.new("L", (2, 1), 7), label_map={"#070707": 4}) == [[4, 4]]
 
 
 @pytest.mark.parametrize(
@@ -209,10 +209,10 @@ def test_labels_may_be_tensors(labels):
 def test_a_label_map_is_looked_up_at_every_pixel(values, seed):
     numbers = np.random.default_rng(seed).integers(0, 1000, 256).tolist()
     expected = [[numbers[value] for value in row] for row in values.tolist()]
-    assert labelled(Image.fromarray(values), label_map=dict(enumerate(numbers))) == expected
+    assert labeled(Image.fromarray(values), label_map=dict(enumerate(numbers))) == expected
 
 
-def test_colours_that_the_map_does_not_name_are_counted():
+def test_colors_that_the_map_does_not_name_are_counted():
     error = images((torch.zeros(3, 2, 2), Image.fromarray(RGB)), label_map={"#000000": 0})[0]
     unknown = "labels hold #804080, #ff0000, on 3 pixels, which the label map does not name"
     assert str(error) == f"image 0: {unknown}"
@@ -221,8 +221,8 @@ def test_colours_that_the_map_does_not_name_are_counted():
 
 
 @pytest.mark.parametrize("name", ["red", "#80408g", "", "#fff"])
-def test_a_name_that_is_no_colour_is_an_error(name):
-    with pytest.raises(ValueError, match=f"{name!r} is neither a number nor a colour like '#804080'"):
+def test_a_name_that_is_no_color_is_an_error(name):
+    with pytest.raises(ValueError, match=f"{name!r} is neither a number nor a color like '#804080'"):
         as_labels(Image.new("L", (2, 2)), {"#000000": 0, name: 1})
 
 
@@ -245,7 +245,7 @@ def test_a_name_that_is_no_colour_is_an_error(name):
         ((torch.zeros(3, 4, 6),), r"the data set gives a tuple, expected a pair \(image, labels\)"),
     ],
 )
-def test_what_is_no_labelled_image_is_named(pair, message):
+def test_what_is_no_labeled_image_is_named(pair, message):
     with pytest.raises(ValueError, match=f"image 1: .*{message}"):
         list(read_batches(images(GOOD, pair, GOOD), batch_size=2, num_workers=0))
 
@@ -256,10 +256,10 @@ GOOD = torch.zeros(3, 4, 6), torch.zeros(4, 6, dtype=torch.int64)
 def row(*values, **options):
     """The labels of an image of two equal rows."""
     found = images((torch.zeros(3, 2, len(values)), torch.tensor([values] * 2)), **options)[0]
-    return found.labels[0].tolist() if isinstance(found, LabelledImage) else str(found)
+    return found.labels[0].tolist() if isinstance(found, LabeledImage) else str(found)
 
 
-def test_ignored_pixels_are_labelled_alike():
+def test_ignored_pixels_are_labeled_alike():
     assert row(0, 250, 2, ignore_index=250) == [0, IGNORED, 2]
     assert row(0, -1, 2, ignore_index=-1) == [0, IGNORED, 2]
     assert row(0, 1, 2, ignore_index=1) == [0, IGNORED, 2]
@@ -285,7 +285,7 @@ def test_more_classes_than_a_byte_has_are_an_error(num_classes):
 
 
 def test_an_image_of_one_row():
-    assert isinstance(images((torch.zeros(3, 1, 4), torch.zeros(1, 4, dtype=torch.int64)))[0], LabelledImage)
+    assert isinstance(images((torch.zeros(3, 1, 4), torch.zeros(1, 4, dtype=torch.int64)))[0], LabeledImage)
 
 
 def test_an_error_of_the_data_set_is_told_with_its_image():
@@ -293,7 +293,7 @@ def test_an_error_of_the_data_set_is_told_with_its_image():
         def __getitem__(self, index):
             raise KeyError("city")
 
-    error = LabelledImages(dataset=Broken([GOOD]), num_classes=3)[0]
+    error = LabeledImages(dataset=Broken([GOOD]), num_classes=3)[0]
     assert isinstance(error, ValueError)
     assert str(error) == "image 0: KeyError: 'city'"
 
@@ -353,11 +353,11 @@ def test_reads_voc_of_torchvision(tmp_path):
         save(root / "SegmentationClass", f"{name}.png", labels, palette=noise(16, 16).flatten().tolist())
     arguments = {"root": str(tmp_path), "image_set": "train"}
     dataset = {"class_path": "torchvision.datasets.VOCSegmentation", "init_args": arguments}
-    found = every(LabelledData(dataset=dataset, num_classes=21).make())
+    found = every(LabeledData(dataset=dataset, num_classes=21).make())
     assert [each.labels[0].tolist() for each in found] == [[0, 1, 15, 20, 255, 0]] * 2
     arguments["root"] = str(tmp_path / "elsewhere")
     with pytest.raises(ValueError, match=r"VOCSegmentation cannot be made: .*not found or corrupted"):
-        LabelledData(dataset=dataset, num_classes=21).make()
+        LabeledData(dataset=dataset, num_classes=21).make()
 
 
 def test_reads_cityscapes_of_torchvision(tmp_path):
@@ -365,15 +365,15 @@ def test_reads_cityscapes_of_torchvision(tmp_path):
     save(tmp_path / "leftImg8bit" / "val" / "aachen", f"{name}_leftImg8bit.png", noise(2, 4))
     ids = np.array([[7, 8, 0, 33]] * 2, np.uint8)
     save(tmp_path / "gtFine" / "val" / "aachen", f"{name}_gtFine_labelIds.png", ids)
-    colours = np.array([[[128, 64, 128], [244, 35, 232], [0, 0, 0], [119, 11, 32]]] * 2, np.uint8)
-    Image.fromarray(colours).convert("RGBA").save(tmp_path / "gtFine" / "val" / "aachen" / f"{name}_gtFine_color.png")
+    colors = np.array([[[128, 64, 128], [244, 35, 232], [0, 0, 0], [119, 11, 32]]] * 2, np.uint8)
+    Image.fromarray(colors).convert("RGBA").save(tmp_path / "gtFine" / "val" / "aachen" / f"{name}_gtFine_color.png")
 
     def found(target_type, label_map):
         arguments = {"root": str(tmp_path), "split": "val", "mode": "fine", "target_type": target_type}
         dataset = {"class_path": "torchvision.datasets.Cityscapes", "init_args": arguments}
-        image = LabelledData(dataset=dataset, num_classes=19, label_map=label_map).make()[0]
+        image = LabeledData(dataset=dataset, num_classes=19, label_map=label_map).make()[0]
         return image.labels[0].tolist()
 
     assert found("semantic", {7: 0, 8: 1, 33: 18, 0: 255}) == [0, 1, 255, 18]
-    by_colour = {"#804080": 0, "#f423e8": 1, "#770b20": 18, "#000000": 255}
-    assert found("color", by_colour) == [0, 1, 255, 18]
+    by_color = {"#804080": 0, "#f423e8": 1, "#770b20": 18, "#000000": 255}
+    assert found("color", by_color) == [0, 1, 255, 18]

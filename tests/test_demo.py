@@ -22,7 +22,7 @@ TINY = Plan(
     size=(32, 48),
     training_pictures=4,
     training_steps=3,
-    labelled_pictures=2,
+    labeled_pictures=2,
     tuning_steps=2,
     tunings=2,
     test_pictures=3,
@@ -75,7 +75,7 @@ def test_its_files_agree(ran):
     for name in ("scenes", "correlation"):
         assert matplotlib.image.imread(folder / f"{name}.png")[..., :3].std() > 0.05
     for side in ("target", "source"):
-        assert len(FeatureFolder(folder / "features" / side)) == TINY.labelled_pictures
+        assert len(FeatureFolder(folder / "features" / side)) == TINY.labeled_pictures
 
 
 def test_the_printed_command_ranks_again_without_running_a_model(ran, capsys):

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torch_trf.digest import digest, of_file, of_tensor
+from torch_trf._digest import digest, of_file, of_tensor
 
 
 @given(contents=st.binary(max_size=40), data=st.data())

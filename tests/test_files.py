@@ -2,7 +2,7 @@
 
 import pytest
 
-from torch_trf.files import whole_file
+from torch_trf._files import whole_file
 
 
 @pytest.fixture

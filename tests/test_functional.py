@@ -87,9 +87,9 @@ def test_published_treatment_of_absent_classes_depends_on_the_largest_label(devi
 
 
 @every_score
-def test_no_labelled_pixel_is_an_error(score, device):
+def test_no_labeled_pixel_is_an_error(score, device):
     features, labels = torch.ones(3, 2, device=device), torch.full((3,), 250, device=device)
-    with pytest.raises(ValueError, match="no labelled pixel: every label is ignore_index=250"):
+    with pytest.raises(ValueError, match="no labeled pixel: every label is ignore_index=250"):
         score(features, labels, ignore_index=250)
 
 
@@ -122,7 +122,7 @@ def test_negative_labels_are_an_error_without_num_classes(score, device):
 def test_features_that_are_not_finite_are_counted(score, value, device):
     features, labels = random_pixels(30, 3, 3, device=device)
     features[5, 0] = features[9, 2] = value
-    with pytest.raises(ValueError, match="features of 2 labelled pixels are NaN or infinite"):
+    with pytest.raises(ValueError, match="features of 2 labeled pixels are NaN or infinite"):
         score(features, labels)
 
 
@@ -156,10 +156,10 @@ def test_other_types_are_an_error(score, feature_dtype, label_dtype, message, de
         score(features, torch.ones(3, dtype=label_dtype, device=device))
 
 
-def test_knn_is_that_of_all_labelled_pixels(device):
+def test_knn_is_that_of_all_labeled_pixels(device):
     features, labels = random_images(2, 3, 6, 7, ignore_index=250, device=device)
     rows = features.movedim(1, -1)[labels != 250], labels[labels != 250]
-    for options in ({}, {"neighbours": 1}):
+    for options in ({}, {"neighbors": 1}):
         sample = PixelSample.from_pixels(*rows, size=1000, num_classes=4)
         assert_close(torch_trf.knn(features, labels, ignore_index=250, **options), metrics.knn(sample[0], **options))
 
@@ -167,13 +167,13 @@ def test_knn_is_that_of_all_labelled_pixels(device):
 def test_knn_of_a_single_pixel_is_an_error(device):
     features, labels = random_pixels(3, 3, 3, device=device)
     labels[1:] = 255
-    with pytest.raises(ValueError, match="knn needs at least 2 labelled pixels, not 1"):
+    with pytest.raises(ValueError, match="knn needs at least 2 labeled pixels, not 1"):
         torch_trf.knn(features, labels)
 
 
-def test_knn_without_neighbours_is_an_error(device):
-    with pytest.raises(ValueError, match="neighbours must be at least 1, not 0"):
-        torch_trf.knn(*random_pixels(9, 3, 3, device=device), neighbours=0)
+def test_knn_without_neighbors_is_an_error(device):
+    with pytest.raises(ValueError, match="neighbors must be at least 1, not 0"):
+        torch_trf.knn(*random_pixels(9, 3, 3, device=device), neighbors=0)
 
 
 def test_knn_of_features_that_overflow_is_an_error(device):
@@ -214,7 +214,7 @@ def test_gamma_of_one_is_otce(device):
 
 
 @every_coupled
-def test_coupled_images_are_their_labelled_pixels(name, device):
+def test_coupled_images_are_their_labeled_pixels(name, device):
     sides = [random_images(2, 3, 4, 5 + seed, ignore_index=250, device=device, seed=seed) for seed in (0, 1)]
     rows = [(x.movedim(1, -1)[y != 250], y[y != 250]) for x, y in sides]
     score = getattr(torch_trf, name)
@@ -275,7 +275,7 @@ def test_coupled_score_counts_faults_of_the_source_too(name, device):
     bad[:2] = 7
     with pytest.raises(ValueError, match=r"label 7 on 2 pixels: outside \[0, 3\)"):
         getattr(torch_trf, name)(features, bad, features, labels, num_source_classes=3)
-    with pytest.raises(ValueError, match="no labelled pixel: every label is ignore_index=255"):
+    with pytest.raises(ValueError, match="no labeled pixel: every label is ignore_index=255"):
         getattr(torch_trf, name)(features, torch.full_like(labels, 255), features, labels)
 
 

@@ -212,7 +212,7 @@ def test_included_classes_match_the_slow_map(device):
     assert_is_slow_map(made, slow, features, labels, 1e-7, pool="image")
 
 
-# Patches with few labelled pixels
+# Patches with few labeled pixels
 
 
 @pytest.mark.parametrize("fill_value", [math.nan, 0.0, -1.0])
@@ -698,7 +698,7 @@ def test_options(options, message, device):
     ("spoil", "message"),
     [
         (lambda features, labels: labels[:, 1, 7].fill_(9), r"label 9 on 1 pixels: outside \[0, 4\)"),
-        (lambda features, labels: features[:, 1, 6, 7].fill_(torch.nan), "features of 1 labelled pixels are NaN"),
+        (lambda features, labels: features[:, 1, 6, 7].fill_(torch.nan), "features of 1 labeled pixels are NaN"),
     ],
     ids=["label", "NaN"],
 )

@@ -26,7 +26,7 @@ SIZES = [  # of labels and of features
     ((5, 7), (15, 21)),
     ((9, 12), (65, 90)),
 ]
-ROUNDED_BY_PILLOW = [  # a centre on the edge of a pixel, which Pillow's floating point puts before it
+ROUNDED_BY_PILLOW = [  # a center on the edge of a pixel, which Pillow's floating point puts before it
     ((375, 500), (23, 31)),
     ((9, 12), (65, 90)),
 ]
@@ -64,7 +64,7 @@ def test_equal_grids_copy_nothing(grid, random_features, random_labels):
 
 
 @every_size
-def test_labels_are_read_at_the_pixel_that_holds_the_centre_of_a_feature(
+def test_labels_are_read_at_the_pixel_that_holds_the_center_of_a_feature(
     labels_size, features_size, random_features, random_labels
 ):
     features, labels = random_features(2, 3, *features_size), random_labels(2, *labels_size)

@@ -10,7 +10,7 @@ from torch_trf.plots import MOST_PANELS, draw_map, save_figure
 
 
 def made_map(images=2, **options):
-    """A map of LogME over 9 x 13 pixels, the first 5 columns of which are not labelled."""
+    """A map of LogME over 9 x 13 pixels, the first 5 columns of which are not labeled."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(0, 3, (images, 9, 13), generator=generator)
     labels[..., :5] = 255
@@ -33,17 +33,17 @@ def pictures(tmp_path):
     return write
 
 
-def colours_of(figure):
+def colors_of(figure):
     """The pixels of a figure as they are painted, `[height, width, 3]` in [0, 255]."""
     figure.canvas.draw()
     return np.asarray(figure.canvas.buffer_rgba())[..., :3].astype(int)
 
 
 def painted(figure, row, column):
-    """The colour at the middle of a pixel of the map."""
-    axis, colours = figure.axes[0], colours_of(figure)
+    """The color at the middle of a pixel of the map."""
+    axis, colors = figure.axes[0], colors_of(figure)
     x, y = axis.transData.transform((column + 0.5, row + 0.5))
-    return colours[len(colours) - 1 - int(y), int(x)]
+    return colors[len(colors) - 1 - int(y), int(x)]
 
 
 def test_tiles_lie_where_their_patches_are():
@@ -58,19 +58,19 @@ def test_tiles_lie_where_their_patches_are():
     np.testing.assert_allclose(painted(figure, 5, 9), expected, atol=2)
 
 
-def test_tiles_of_overlapping_patches_lie_around_their_centres():
+def test_tiles_of_overlapping_patches_lie_around_their_centers():
     image = draw_map(made_map(stride=1)).axes[0].images[-1]
     assert tuple(image.get_extent()) == (1.5, 11.5, 7.5, 1.5)
 
 
 def test_invalid_patches_and_the_remainder_show_hatching():
     figure = draw_map(made_map())
-    colours = colours_of(figure)
+    colors = colors_of(figure)
     for row, column in ((2, 2), (8, 6), (2, 12)):
         red, green, blue = painted(figure, row, column)
-        assert red == green == blue  # grey lines on nearly white
+        assert red == green == blue  # gray lines on nearly white
     assert figure.axes[0].patches[0].get_hatch()
-    assert colours.std() > 0
+    assert colors.std() > 0
 
 
 def test_the_figure_says_what_it_shows():
@@ -104,7 +104,7 @@ def test_a_map_for_every_image_has_panels_with_one_scale(pictures):
 def test_no_valid_patch_is_a_figure_of_hatching():
     made = made_map(min_pixels=1000)
     assert not made.valid.any()
-    colours_of(draw_map(made))
+    colors_of(draw_map(made))
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_saved_whole_or_not_at_all(tmp_path, monkeypatch):
     with Image.open(tmp_path / "map.png") as image:
         assert image.format == "PNG"
     before = (tmp_path / "map.png").read_bytes()
-    monkeypatch.setattr("torch_trf.files.os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr("torch_trf._files.os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         save_figure(figure, tmp_path / "map.png")
     assert (tmp_path / "map.png").read_bytes() == before

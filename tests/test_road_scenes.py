@@ -1,4 +1,4 @@
-"""Road scenes: seeded, labelled as they are drawn, in perspective, and different where their domains are."""
+"""Road scenes: seeded, labeled as they are drawn, in perspective, and different where their domains are."""
 
 from dataclasses import replace
 
@@ -7,12 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torch_trf.datasets import IGNORED, ROAD_CLASSES, ROAD_DOMAINS, LabelledData, RoadDomain, RoadScenes
+from torch_trf.datasets import IGNORED, ROAD_CLASSES, ROAD_DOMAINS, LabeledData, RoadDomain, RoadScenes
 
 SIZE = {"height": 32, "width": 48}
 EMPTY = RoadDomain(buildings=0.0, trees=0.0, vehicles=0.0, people=0.0, poles=0.0, noise=0.0, visibility=1e6)
 ROAD, BUILDING = ROAD_CLASSES.index("road"), ROAD_CLASSES.index("building")
-PAVED = 14.0  # metres, from one edge of the pavement to the other
+PAVED = 14.0  # meters, from one edge of the pavement to the other
 
 
 def pictures(domain, count=8, **options):
@@ -23,7 +23,7 @@ def pictures(domain, count=8, **options):
 
 
 def share(domain, name):
-    """Of the labelled pixels, those of a class."""
+    """Of the labeled pixels, those of a class."""
     labels = pictures(domain, 12)[1]
     return ((labels == ROAD_CLASSES.index(name)).sum() / (labels != IGNORED).sum()).item()
 
@@ -54,7 +54,7 @@ def test_domains_show_the_same_roads_in_another_look(other):
 
 @pytest.mark.parametrize("camera_height", [1.4, 2.8])
 def test_roads_are_in_perspective(camera_height):
-    """Ground y metres below the camera is y f / z pixels below the horizon, and 14 metres of it 14 f / z wide."""
+    """Ground y meters below the camera is y f / z pixels below the horizon, and 14 meters of it 14 f / z wide."""
     domain = replace(EMPTY, camera_height=camera_height)
     _, labels = RoadScenes(domain, num_images=1, height=40, width=640)[0]
     paved = (labels == ROAD).sum(-1)
@@ -129,7 +129,7 @@ def test_any_domain_and_size_can_be_seen(share, warmth, count, height, size, see
 
 def test_they_are_a_data_set_by_its_path():
     arguments = {"domain": "evening", "num_images": 2, **SIZE}
-    data = LabelledData(
+    data = LabeledData(
         dataset={"class_path": "torch_trf.datasets.RoadScenes", "init_args": arguments}, num_classes=len(ROAD_CLASSES)
     ).make()
     image, labels = RoadScenes(**arguments)[1]

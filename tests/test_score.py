@@ -149,8 +149,8 @@ def test_knn_draws_its_pixels(images, softmax):
     assert whole.score == torch_trf.knn(read, labels).item()
     assert whole.pixels == (labels != 255).sum()  # fewer than are drawn
     drawn = PixelSample.from_pixels(read, labels, size=100, num_classes=K, num_repeats=2)
-    expected = [torch_trf.knn(*sample.drawn(), neighbours=3).item() for sample in drawn]
-    assert Scorer(num_pixels=100, num_repeats=2, neighbours=3, **options)([images])["knn"].repeats == tuple(expected)
+    expected = [torch_trf.knn(*sample.drawn(), neighbors=3).item() for sample in drawn]
+    assert Scorer(num_pixels=100, num_repeats=2, neighbors=3, **options)([images])["knn"].repeats == tuple(expected)
 
 
 def test_softmax_of_a_sample_is_of_the_metrics_that_ask_for_it(images):
@@ -170,7 +170,7 @@ def test_knn_samples_as_asked_without_a_number_of_pixels(images):
 
 
 def test_knn_of_a_single_pixel_is_an_error(images):
-    with pytest.raises(ValueError, match="knn needs at least 2 labelled pixels, not 1"):
+    with pytest.raises(ValueError, match="knn needs at least 2 labeled pixels, not 1"):
         Scorer(metrics=("knn",), num_classes=K, num_pixels=1)([images])
 
 
@@ -266,7 +266,7 @@ def test_couplings_that_did_not_converge_are_told(images, source):
         ({"metrics": ()}, "no metric"),
         ({"num_pixels": 0}, "num_pixels must be at least 1, not 0"),
         ({"num_repeats": 0, "num_pixels": 5}, "num_repeats must be"),
-        ({"neighbours": 0}, "neighbours must be at least 1, not 0"),
+        ({"neighbors": 0}, "neighbors must be at least 1, not 0"),
         ({"num_repeats": 3}, "need num_pixels"),
         ({"sampling": "boundary"}, "need num_pixels"),
         ({"sampling": "perclass", "num_pixels": 5}, "sampling: 'perclass' is none of uniform"),
@@ -300,7 +300,7 @@ def test_names_the_batch_that_is_wrong(images):
     [
         (lambda features, labels, logits: [], "no batch"),
         (lambda features, labels, logits: [(features, labels)], "class scores"),
-        (lambda features, labels, logits: [(features, torch.full_like(labels, 255), logits)], "no labelled pixel"),
+        (lambda features, labels, logits: [(features, torch.full_like(labels, 255), logits)], "no labeled pixel"),
         (lambda features, labels, logits: [(features, labels, logits * torch.nan)], "NaN or infinite"),
     ],
 )

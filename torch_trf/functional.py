@@ -15,7 +15,7 @@ from torch import Tensor
 from . import metrics
 from .metrics._checks import require_finite, require_pixels
 from .metrics._hscore import RCOND
-from .metrics._knn import NEIGHBOURS, require_neighbours
+from .metrics._knn import NEIGHBORS, require_neighbors
 from .pixels import as_images
 from .statistics import JointMass, LogLikelihood, Moments, PixelSample
 from .statistics._faults import checked_classes
@@ -29,7 +29,7 @@ def leep(
     num_classes: int | None = None,
     ignore_index: int = 255,
 ) -> Float64[Tensor, ""]:
-    """LEEP of a source model's predictions on labelled target pixels, in nats a pixel (`metrics.leep`).
+    """LEEP of a source model's predictions on labeled target pixels, in nats a pixel (`metrics.leep`).
 
     Args:
         logits: `[N, Z]` or `[B, Z, H, W]`, the source model's class scores before softmax. Of probabilities, pass the
@@ -43,7 +43,7 @@ def leep(
 
     Raises:
         ValueError: shapes, dtypes or devices that do not fit, labels outside `[0, K)`, features that are NaN or
-            infinite, or no labelled pixel.
+            infinite, or no labeled pixel.
 
     Example:
         >>> round(torch_trf.leep(torch.tensor([[9.0, 0.0], [0.0, 9.0]]), torch.tensor([0, 1])).item(), 4)
@@ -63,7 +63,7 @@ def nce(
     num_classes: int | None = None,
     ignore_index: int = 255,
 ) -> Float64[Tensor, ""]:
-    """NCE of a source model's hard predictions on labelled target pixels, in nats (`metrics.nce`).
+    """NCE of a source model's hard predictions on labeled target pixels, in nats (`metrics.nce`).
 
     Args:
         logits: `[N, Z]` or `[B, Z, H, W]`, class scores of the source model; the largest of a pixel is its prediction.
@@ -95,7 +95,7 @@ def logme(
     ignore_index: int = 255,
     absent_classes: Literal["skip", "include"] = "skip",
 ) -> Float64[Tensor, ""]:
-    """LogME of labelled target features, in nats a pixel (`metrics.logme`).
+    """LogME of labeled target features, in nats a pixel (`metrics.logme`).
 
     Args:
         features: `[N, D]` or `[B, D, H, W]`, from any layer.
@@ -127,7 +127,7 @@ def hscore(
     ignore_index: int = 255,
     rcond: float = RCOND,
 ) -> Float64[Tensor, ""]:
-    """H-score of labelled target features, in number of directions (`metrics.hscore`).
+    """H-score of labeled target features, in number of directions (`metrics.hscore`).
 
     Args:
         features: `[N, D]` or `[B, D, H, W]`, from any layer. Published code takes the softmax of logits.
@@ -158,7 +158,7 @@ def regularized_hscore(
     num_classes: int | None = None,
     ignore_index: int = 255,
 ) -> Float64[Tensor, ""]:
-    """H-score of labelled target features with a shrunk covariance (`metrics.regularized_hscore`).
+    """H-score of labeled target features with a shrunk covariance (`metrics.regularized_hscore`).
 
     Args:
         features: `[N, D]` or `[B, D, H, W]`, from any layer.
@@ -187,9 +187,9 @@ def knn(
     *,
     num_classes: int | None = None,
     ignore_index: int = 255,
-    neighbours: int = NEIGHBOURS,
+    neighbors: int = NEIGHBORS,
 ) -> Float64[Tensor, ""]:
-    """Leave-one-out accuracy of a k-nearest-neighbour classifier of labelled target features (`metrics.knn`).
+    """Leave-one-out accuracy of a k-nearest-neighbor classifier of labeled target features (`metrics.knn`).
 
     Of all given pixels, in time that grows with the square of their number: on two cores 10,000 of 256 channels take
     about two seconds. Draw a sample first (`PixelSample`, or a `Scorer`) where there are many more.
@@ -199,25 +199,25 @@ def knn(
         labels: `[N]` or `[B, H, W]`, target classes.
         num_classes: K; the largest label plus one by default.
         ignore_index: label of the pixels to leave out.
-        neighbours: k, the number of nearest pixels that vote for the class of a pixel.
+        neighbors: k, the number of nearest pixels that vote for the class of a pixel.
 
     Returns:
         0-d, the share of pixels classified rightly, in `[0, 1]`; higher is better.
 
     Raises:
-        ValueError: as `leep`, a single labelled pixel, or less than one neighbour.
+        ValueError: as `leep`, a single labeled pixel, or less than one neighbor.
 
     Example:
         >>> features = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
-        >>> torch_trf.knn(features, torch.tensor([0, 0, 1, 1]), neighbours=1).item()
+        >>> torch_trf.knn(features, torch.tensor([0, 0, 1, 1]), neighbors=1).item()
         1.0
     """
     num_classes = count_classes(labels, num_classes, ignore_index)
     size = max(labels.numel(), 1)  # as_images says what is wrong without any
     sample = PixelSample.from_pixels(features, labels, size=size, num_classes=num_classes, ignore_index=ignore_index)[0]
     require_pixels(sample, num_classes=num_classes, ignore_index=ignore_index)
-    require_neighbours(sample)
-    return require_finite(metrics.knn(sample, neighbours=neighbours))
+    require_neighbors(sample)
+    return require_finite(metrics.knn(sample, neighbors=neighbors))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -240,7 +240,7 @@ def otce(
     target_labels: Integer[Tensor, "..."],
     **options: Any,
 ) -> Float64[Tensor, ""]:
-    """OTCE between labelled source and target pixels seen through one model, in nats (`metrics.otce`).
+    """OTCE between labeled source and target pixels seen through one model, in nats (`metrics.otce`).
 
     The optimal coupling of all given pixels: on two cores, exactly, 2,000 a side take about a second and 10,000 about
     ten. Draw a sample first (`PixelSample`, or a `Scorer`) where there are many more.
@@ -372,5 +372,5 @@ def _pixels(features: Tensor, labels: Tensor, num_classes: int, ignore_index: in
     features, labels = as_images(features, labels)
     classes = checked_classes(labels, num_classes, ignore_index, features)
     if (classes < 0).all():
-        raise ValueError(f"no labelled pixel: every label is ignore_index={ignore_index}")
+        raise ValueError(f"no labeled pixel: every label is ignore_index={ignore_index}")
     return features.movedim(1, -1).flatten(0, -2), classes.flatten()

@@ -141,16 +141,16 @@ def on_one_grid(
 ) -> Pixels:
     """Features, labels and logits of different strides, as a model gives them, on one grid.
 
-    Centres of pixels lie where `interpolate(..., align_corners=False)` has them. Nothing is copied where the grids are
+    Centers of pixels lie where `interpolate(..., align_corners=False)` has them. Nothing is copied where the grids are
     equal.
 
     Args:
         features: `[N, D]` or `[B, D, H, W]`; tokens `[B, N, D]` of a transformer are folded (`fold_tokens`).
         labels: `[N]` or `[B, H', W']`, integer.
         logits: class scores, likewise; the very same tensor as the features where these are class scores.
-        grid: "features": labels are read at the pixel nearest to the centre of each feature, logits bilinearly.
+        grid: "features": labels are read at the pixel nearest to the center of each feature, logits bilinearly.
             "labels": features and logits are read bilinearly at each label. The first is cheap; the second counts every
-            labelled pixel, small objects with their share, and blends features across boundaries.
+            labeled pixel, small objects with their share, and blends features across boundaries.
         stream: of the `Pixels`.
         offset: of the `Pixels`.
 
@@ -243,17 +243,17 @@ def bilinear(images: Float[Tensor, "B D H W"], size: Size) -> Float[Tensor, "B D
 
 
 def nearest(labels: Integer[Tensor, "B H W"], size: Size) -> Integer[Tensor, "B H2 W2"]:
-    """Labels at the pixel nearest to the centre of each place of another grid."""
+    """Labels at the pixel nearest to the center of each place of another grid."""
     for dim, new in zip((1, 2), size, strict=True):
         old = labels.shape[dim]
         if new != old:
-            centre = (2 * torch.arange(new, device=labels.device) + 1) * old // (2 * new)
-            labels = labels.index_select(dim, centre)
+            center = (2 * torch.arange(new, device=labels.device) + 1) * old // (2 * new)
+            labels = labels.index_select(dim, center)
     return labels
 
 
 def boundary(labels: Integer[Tensor, "B H W"], radius: int, ignore_index: int) -> Bool[Tensor, "B H W"]:
-    """Where a labelled pixel of another class lies within `radius` pixels, in rows, columns and diagonals alike.
+    """Where a labeled pixel of another class lies within `radius` pixels, in rows, columns and diagonals alike.
 
     Args:
         labels: `[B, H, W]`; ignored pixels make no boundary and lie on none.

@@ -14,13 +14,13 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from tqdm import tqdm
 
-from .files import whole_file
+from ._files import whole_file
 from .maps import ScoreMap
 
 MOST_PANELS = 12  # of a map for every image
-PERCENTILES = (1, 99)  # of the values, where the colours end: single patches do not set the scale
+PERCENTILES = (1, 99)  # of the values, where the colors end: single patches do not set the scale
 SLACK = 0.01  # of the range, by which a value may leave it unsaid
-COLOURS = "viridis"
+COLORS = "viridis"
 OPACITY = 0.6  # of a map over a picture
 HATCHING = "////"
 LARGEST_DISTORTION = 0.05  # of a picture's height to width against the map's
@@ -29,11 +29,11 @@ LARGEST_DISTORTION = 0.05  # of a picture's height to width against the map's
 def draw_map(
     transferability: ScoreMap, *, title: str = "", pictures: Sequence[Path] = (), progress: bool = False
 ) -> Figure:
-    """Draws a map: colours for valid patches, hatching where there is none, over pictures where they are given.
+    """Draws a map: colors for valid patches, hatching where there is none, over pictures where they are given.
 
-    Every value fills the tile of one stride around the centre of its patch, so that what is drawn is what `save`
+    Every value fills the tile of one stride around the center of its patch, so that what is drawn is what `save`
     writes. A map that pools all images lies over the mean of the pictures. Of a map for every image the first
-    `MOST_PANELS` are drawn, with one scale of colours.
+    `MOST_PANELS` are drawn, with one scale of colors.
 
     Args:
         transferability: the map.
@@ -50,7 +50,7 @@ def draw_map(
     Example:
         >>> labels = torch.randint(0, 2, (1, 8, 12))
         >>> made = torch_trf.transferability_map("logme", torch.randn(1, 3, 8, 12), labels, patch_size=4)
-        >>> len(draw_map(made, title="noise").axes)  # the map and its colour bar
+        >>> len(draw_map(made, title="noise").axes)  # the map and its color bar
         2
     """
     values = np.ma.masked_array(transferability.values.cpu().numpy(), ~transferability.valid.cpu().numpy())
@@ -86,7 +86,7 @@ def draw_map(
         axis.label_outer()
     more = "" if len(shown) == len(values) else f" (the first {len(shown)} of {len(values)} images)"
     figure.suptitle(title + more, fontsize=11)
-    bar = figure.colorbar(ScalarMappable(norm, COLOURS), ax=axes.tolist(), extend=extend, shrink=0.9)
+    bar = figure.colorbar(ScalarMappable(norm, COLORS), ax=axes.tolist(), extend=extend, shrink=0.9)
     bar.set_label(f"{transferability.metric} ({transferability.unit}); higher is better")
     return figure
 
@@ -140,7 +140,7 @@ def _draw_panel(
         tiles,
         extent=(left, right, bottom, top),
         interpolation="nearest",
-        cmap=COLOURS,
+        cmap=COLORS,
         norm=norm,
         alpha=1 if picture is None else OPACITY,
         zorder=3,

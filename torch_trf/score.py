@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from .metrics._checks import require_finite, require_pixels
 from .metrics._hscore import RCOND
-from .metrics._knn import NEIGHBOURS, require_neighbours
+from .metrics._knn import NEIGHBORS, require_neighbors
 from .pixels import Pixels, as_images, boundary
 from .statistics import PixelSample, Running, Statistic, all_reduce
 from .statistics._collectives import rank
@@ -82,7 +82,7 @@ class Scorer(SolverOptions):
         num_pixels: pixels drawn without replacement for every metric; by default LEEP, LogME, both H-scores and NCE
             take all pixels, OTCE, JC-OTCE and kNN draw 10,000.
         num_repeats: how many independent samples are drawn and scored.
-        sampling: which pixels may be drawn: all labelled ones ("uniform"), equally many of each class ("per_class",
+        sampling: which pixels may be drawn: all labeled ones ("uniform"), equally many of each class ("per_class",
             num_pixels // K each), or those near a change of label ("boundary").
         boundary_radius: how near, in pixels, in rows, columns and diagonals alike.
         seed: of the sampling.
@@ -90,7 +90,7 @@ class Scorer(SolverOptions):
         absent_classes: whether LogME leaves out classes without pixels ("skip") or, as published code does, averages
             them in ("include").
         rcond: the H-score drops directions whose variance is at most this times the largest.
-        neighbours: k of kNN, the number of nearest pixels that vote for the class of a pixel.
+        neighbors: k of kNN, the number of nearest pixels that vote for the class of a pixel.
         stream_pixels: LEEP over a stream that can be read only once takes the log-likelihood over a uniform sample of
             this many pixels; exact when the stream has no more.
         device: where to compute; where the pixels are by default.
@@ -120,7 +120,7 @@ class Scorer(SolverOptions):
     softmax: tuple[str, ...] = ()
     absent_classes: Literal["skip", "include"] = "skip"
     rcond: float = RCOND
-    neighbours: int = NEIGHBOURS
+    neighbors: int = NEIGHBORS
     stream_pixels: int = 100_000
     device: torch.device | str | None = None
     all_ranks: bool = False
@@ -143,7 +143,7 @@ class Scorer(SolverOptions):
             "num_pixels",
             "num_repeats",
             "boundary_radius",
-            "neighbours",
+            "neighbors",
             "stream_pixels",
         ):
             if (value := getattr(self, name)) is not None and value < 1:
@@ -171,7 +171,7 @@ class Scorer(SolverOptions):
 
         Raises:
             ValueError: bad pixels (the message names the batch), logits that are missing for LEEP and NCE, a missing
-                source for OTCE, or no labelled pixel.
+                source for OTCE, or no labeled pixel.
             ConvergenceError: strict, and a coupling that did not converge.
             RuntimeError: a rank that ended.
         """
@@ -374,7 +374,7 @@ class Scorer(SolverOptions):
                 raise ValueError(f"{name} compares two data sets: a source is needed beside the target")
             coupling = self._couple(self._as_read(name, found["source_sample"]), known, table.gamma)
         if name == "knn":
-            require_neighbours(known)
+            require_neighbors(known)
         parts = None if table.by_class is None else table.by_class(known, self)
         scores = table.function(coupling or known, self) if parts is None else parts.nanmean(-1)
         repeats = require_finite(scores.reshape(-1))

@@ -80,7 +80,7 @@ METRICS: dict[str, Metric] = {
     "otce": Metric(COUPLED, "features", lambda x, _: functions.otce(x), "nats", gamma=1.0),
     "jc_otce": Metric(COUPLED, "features", lambda x, _: functions.otce(x), "nats", gamma=JC_GAMMA),
     "knn": Metric(
-        ("feature_sample",), "features", lambda x, options: functions.knn(x, neighbours=options.neighbours), "share"
+        ("feature_sample",), "features", lambda x, options: functions.knn(x, neighbors=options.neighbors), "share"
     ),
 }
 

@@ -3,7 +3,7 @@
 //
 // A sweep rotates each of the D (D - 1) / 2 pairs of axes: 4 (D - 2) + 4 K products each; 5 to 8 sweeps converge.
 #include "../solvers.h"
-#include "vectorised.h"
+#include "vectorized.h"
 
 #include <algorithm>
 #include <cmath>
@@ -31,7 +31,7 @@ inline void rotate(double* x, double* y, const double* c, const double* s) {
 
 // Whether in some lane the entries off the diagonal are not yet negligible. A lane that is not a number never is
 // "not yet": its comparison is false.
-TORCH_TRF_VECTORISED
+TORCH_TRF_VECTORIZED
 bool is_unfinished(const double* matrix, int64_t channels) {
   double diagonal[kLanes] = {}, off[kLanes] = {};
   for (int64_t i = 0; i < channels; ++i) {
@@ -53,7 +53,7 @@ bool is_unfinished(const double* matrix, int64_t channels) {
 
 // One sweep over all pairs p > q of axes of the lower triangle `[D, D, kLanes]` and the rows `[K, D, kLanes]`. The
 // angle that makes entry (p, q) zero is that of Golub and Van Loan, "Matrix Computations", 4th edition, algorithm 8.5.1.
-TORCH_TRF_VECTORISED
+TORCH_TRF_VECTORIZED
 void sweep(double* matrix, double* rows, int64_t channels, int64_t num_rows) {
   const auto entry = [&](int64_t i, int64_t j) { return matrix + (i * channels + j) * kLanes; };
   for (int64_t p = 1; p < channels; ++p) {

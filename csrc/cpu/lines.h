@@ -7,18 +7,18 @@
 #include <vector>
 
 #include "../patches.h"
-#include "vectorised.h"
+#include "vectorized.h"
 
 namespace torch_trf {
 
-// A span of columns in neighbouring rows, seen by every patch of a unit: in each row patch j holds the pixels from
+// A span of columns in neighboring rows, seen by every patch of a unit: in each row patch j holds the pixels from
 // j * stride_width on, `width` of them.
 struct Band {
   Offsets at;  // of the first pixel
   int64_t rows, span, width;
 };
 
-TORCH_TRF_VECTORISED
+TORCH_TRF_VECTORIZED
 inline void widen(const float* from, int64_t count, double* to) {
 #pragma omp simd
   for (int64_t i = 0; i < count; ++i) to[i] = from[i];
@@ -64,7 +64,7 @@ class Reader {
   void (*copy_labels_)(const void*, int64_t, int64_t, int64_t, int64_t*);
 };
 
-// `patches` neighbours in a row of the grid, or one chunk of a single patch.
+// `patches` neighbors in a row of the grid, or one chunk of a single patch.
 struct Unit {
   int64_t first_patch, patches, chunk;
 };

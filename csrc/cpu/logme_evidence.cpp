@@ -3,7 +3,7 @@
 //
 // Operations an iteration: a division and 8 products for each direction; one logarithm for each direction at the end.
 #include "../solvers.h"
-#include "vectorised.h"
+#include "vectorized.h"
 
 #include <algorithm>
 #include <cmath>
@@ -24,7 +24,7 @@ struct Settings {
   int64_t max_iterations;
 };
 
-TORCH_TRF_VECTORISED
+TORCH_TRF_VECTORIZED
 double evidence(const Regression& y, const Settings& settings) {
   int64_t rank = 0;
   for (int64_t d = 0; d < y.channels; ++d) rank += y.sigma[d] > 0;

@@ -5,7 +5,7 @@
 // Operations a pixel: D conversions, D (D + 1) / 2 products for the Gram matrix, D for the class sum, 2 D for the third
 // and fourth moments.
 #include "lines.h"
-#include "vectorised.h"
+#include "vectorized.h"
 
 #include <cmath>
 #include <mutex>
@@ -28,7 +28,7 @@ struct Sums {
 // Adds the products of the rows of a tile with its channels: out[i][j] += Σ_t rows[i][t] rows[j][t]. The first rows
 // are the channels; of their products those on and below the diagonal are needed, and no block above it is computed. Every
 // row that is loaded serves several products, so that the processor waits for arithmetic and not for its cache.
-TORCH_TRF_VECTORISED
+TORCH_TRF_VECTORIZED
 void add_products(const double* rows, int64_t stride, int64_t pixels, int64_t num_rows, int64_t channels,
                   double* const* out) {
   for (int64_t i = 0; i < num_rows; i += kLeft) {
@@ -51,7 +51,7 @@ void add_products(const double* rows, int64_t stride, int64_t pixels, int64_t nu
   }
 }
 
-TORCH_TRF_VECTORISED
+TORCH_TRF_VECTORIZED
 void square_norms(const double* rows, int64_t stride, int64_t pixels, int64_t channels, double* square) {
   std::fill_n(square, pixels, 0.0);
   for (int64_t d = 0; d < channels; ++d) {
@@ -61,7 +61,7 @@ void square_norms(const double* rows, int64_t stride, int64_t pixels, int64_t ch
   }
 }
 
-TORCH_TRF_VECTORISED
+TORCH_TRF_VECTORIZED
 double sum_of_squares(const double* values, int64_t count) {
   double sum = 0;
 #pragma omp simd reduction(+ : sum)
@@ -82,7 +82,7 @@ inline __attribute__((always_inline)) void deal_out(const double* line, int64_t 
   }
 }
 
-TORCH_TRF_VECTORISED
+TORCH_TRF_VECTORIZED
 void deal(const double* line, int64_t patches, int64_t width, const double* origin, int64_t channels, double* tiles,
           int64_t tile_numbers) {
   switch (width) {

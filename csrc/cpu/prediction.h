@@ -37,7 +37,7 @@ inline double exp_of_negative(double x) {
 }
 
 // Logits `[Z, kPredictionStride]` to exp(logit - largest), and 1 / their sum; `check` is the sum of the logits.
-TORCH_TRF_VECTORISED
+TORCH_TRF_VECTORIZED
 inline void soften(double* logits, int64_t classes, int64_t count, double* largest, double* check, double* scale) {
   for (int64_t t = 0; t < count; ++t) largest[t] = check[t] = logits[t];
   for (int64_t z = 1; z < classes; ++z) {
@@ -61,7 +61,7 @@ inline void soften(double* logits, int64_t classes, int64_t count, double* large
 }
 
 // The class of largest logit, the lowest-numbered one where several are equal; `check` is the sum of the logits.
-TORCH_TRF_VECTORISED
+TORCH_TRF_VECTORIZED
 inline void choose(const double* logits, int64_t classes, int64_t count, double* largest, double* check,
                    int64_t* best) {
   for (int64_t t = 0; t < count; ++t) {

@@ -111,7 +111,7 @@ __device__ void rotate(double& x, double& y, const Rotation& by) {
 
 // Makes the D x D matrix diagonal and multiplies the rows by its eigenvectors.
 template <int kGroup>
-__device__ void diagonalise(const Group<kGroup>& group, int channels, int pitch, double* matrix, int row_count,
+__device__ void diagonalize(const Group<kGroup>& group, int channels, int pitch, double* matrix, int row_count,
                             double* rows, Rotation* rotations) {
   const int players = channels + channels % 2, pairs = players / 2;  // an odd one out meets nobody
   for (int sweep = 0; sweep < kMostSweeps; ++sweep) {
@@ -198,7 +198,7 @@ __global__ void __launch_bounds__(kThreads) solve(const Problem problem) {
     for (int i = group.thread; i < row_count * channels; i += kGroup)
       rows[i / channels * pitch + i % channels] = problem.rows[row_offset + i];
     group.sync();
-    if (bad == 0) diagonalise(group, channels, pitch, matrix, row_count, rows, rotations);
+    if (bad == 0) diagonalize(group, channels, pitch, matrix, row_count, rows, rotations);
 
     for (int d = group.thread; d < channels; d += kGroup) {
       const double value = matrix[d * pitch + d];

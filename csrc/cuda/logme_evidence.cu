@@ -29,7 +29,7 @@ struct Regressions {
 };
 
 template <int kLanes>
-__global__ void __launch_bounds__(kThreads) maximise(const Regressions all) {
+__global__ void __launch_bounds__(kThreads) maximize(const Regressions all) {
   const int lane = threadIdx.x % kLanes;
   const int64_t regressions = all.entries * all.classes, at_once = int64_t{gridDim.x} * kThreads / kLanes;
   // Every lane of a warp goes on until the last class of the warp is done: the sums need them all.
@@ -88,8 +88,8 @@ __global__ void __launch_bounds__(kThreads) maximise(const Regressions all) {
 }
 
 template <int kLanes>
-void launch_maximise(const Regressions& all, const Launch& launch) {
-  maximise<kLanes><<<blocks(all.entries * all.classes, kThreads / kLanes), kThreads, 0, launch.stream>>>(all);
+void launch_maximize(const Regressions& all, const Launch& launch) {
+  maximize<kLanes><<<blocks(all.entries * all.classes, kThreads / kLanes), kThreads, 0, launch.stream>>>(all);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
@@ -107,7 +107,7 @@ Tensor logme_evidence(const Tensor& sigma, const Tensor& projected, const Tensor
                           data<double>(evidence),
                           entries,       classes,         directions,
                           epsilon,       tolerance,       max_iterations};
-    directions <= kFewDirections ? launch_maximise<8>(all, launch) : launch_maximise<kWarp>(all, launch);
+    directions <= kFewDirections ? launch_maximize<8>(all, launch) : launch_maximize<kWarp>(all, launch);
   }
   return evidence;
 }

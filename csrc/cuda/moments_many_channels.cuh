@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(kManyThreads, 2)
   __shared__ double norms[kSidePixels];
   __shared__ int classes[kSidePixels];
   const Geometry& g = pixels.g;
-  // Neighbouring threads read neighbouring values: of a channel or, where channels lie closest, of a pixel.
+  // Neighboring threads read neighboring values: of a channel or, where channels lie closest, of a pixel.
   const bool channels_last = llabs(g.feature_strides[1]) < llabs(g.feature_strides[3]);
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int lane_row = lane / kBlockPixels, lane_pixel = lane % kBlockPixels;

@@ -22,8 +22,8 @@ __global__ void __launch_bounds__(kSlots)
     add_joint_mass(const Pixels<scalar_t> pixels, const Tiling tiling, const ClassRows rows, bool hard) {
   using real_t = exponential_t<scalar_t>;
   extern __shared__ __align__(16) unsigned char memory[];
-  real_t* const weights = reinterpret_cast<real_t*>(memory);  // [kHeldLogits, kHeldPitch], before normalisation
-  __shared__ real_t factors[kLine];                           // which normalise them
+  real_t* const weights = reinterpret_cast<real_t*>(memory);  // [kHeldLogits, kHeldPitch], before normalization
+  __shared__ real_t factors[kLine];                           // which normalize them
   __shared__ int classes[kLine];
   const Geometry& g = pixels.g;
   const int64_t sources = g.channels;

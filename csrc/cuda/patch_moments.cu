@@ -13,7 +13,7 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// A warp for each chunk of a patch: `first[patch]` becomes the first labelled pixel whose features are all finite, and
+// A warp for each chunk of a patch: `first[patch]` becomes the first labeled pixel whose features are all finite, and
 // stays `patch_pixels` where there is none. Chunks behind one that was found already have nothing to do.
 template <typename scalar_t>
 __global__ void find_first(const Pixels<scalar_t> pixels, const Step step, int64_t* first) {
@@ -31,8 +31,8 @@ __global__ void find_first(const Pixels<scalar_t> pixels, const Step step, int64
       if (earliest < start) break;
       const Offsets at = walk.at();
       walk.advance(g, step);
-      const bool labelled = start + lane < end && pixels.class_of(pixels.label(at.label)) >= 0;
-      for (unsigned left = __ballot_sync(kAllLanes, labelled); left != 0 && !found; left &= left - 1) {
+      const bool labeled = start + lane < end && pixels.class_of(pixels.label(at.label)) >= 0;
+      for (unsigned left = __ballot_sync(kAllLanes, labeled); left != 0 && !found; left &= left - 1) {
         const int candidate = __ffs(left) - 1;
         const int64_t place = __shfl_sync(kAllLanes, at.features, candidate);
         bool finite = true;

@@ -1,6 +1,6 @@
-// How a block goes through the pixels of patches. Neighbours in a row of the grid share cache lines, so a block takes
+// How a block goes through the pixels of patches. Neighbors in a row of the grid share cache lines, so a block takes
 // several of them at once, or one chunk of each: a unit. It reads a unit tile by tile, a tile being kSlots pixels, as
-// many from each patch, in such an order that neighbouring slots are neighbouring columns of the image.
+// many from each patch, in such an order that neighboring slots are neighboring columns of the image.
 #pragma once
 
 #include "../patches.h"

@@ -9,7 +9,7 @@
 namespace torch_trf {
 
 constexpr int kHeldLogits = kWarp;     // of a pixel, in shared memory
-constexpr int kHeldPitch = kLine + 1;  // neighbouring logits of a pixel do not meet in a bank
+constexpr int kHeldPitch = kLine + 1;  // neighboring logits of a pixel do not meet in a bank
 
 // 16-bit logits are worth exponentials in single precision.
 template <typename scalar_t>

@@ -192,7 +192,7 @@ IMAGES, LABELS = torch.zeros(2, 3, 16, 24), torch.zeros(2, 16, 24, dtype=torch.i
         ([(IMAGES,)], r"a batch is tuple, expected \(images, labels\)"),
         ([{"image": IMAGES, "label": LABELS}], r"a batch is dict, expected \(images, labels\)"),
         ([], "no batch of pixels: the data set is empty$"),
-        ([(IMAGES, torch.full_like(LABELS, 255))], "no labelled pixel"),
+        ([(IMAGES, torch.full_like(LABELS, 255))], "no labeled pixel"),
         ([(IMAGES, LABELS[:1])], r"features \[2, 6, .* and labels \[1, .* do not lie on one grid"),
         ([(IMAGES, LABELS.mT)], "features on 8 x 12 and labels on 24 x 16 pixels cannot be brought onto one grid"),
         ([(IMAGES, LABELS.float())], "labels must be integers"),

@@ -113,7 +113,7 @@ def test_scores_are_those_of_all_pixels(images, source, as_sample):
         {"metrics": ("otce", "leep"), "num_pixels": 50, "num_repeats": 3, "num_source_classes": K, "seed": 4},
         {"metrics": ("nce", "hscore"), "num_pixels": 40, "sampling": "per_class"},
         {"metrics": ("leep",), "stream_pixels": 70},
-        {"metrics": ("knn", "logme"), "softmax": ("knn",), "neighbours": 3, "num_repeats": 2},
+        {"metrics": ("knn", "logme"), "softmax": ("knn",), "neighbors": 3, "num_repeats": 2},
     ],
     ids=lambda options: "-".join(options),
 )

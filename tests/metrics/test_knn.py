@@ -1,4 +1,4 @@
-"""Accuracy of nearest neighbours against a slow loop, known answers, and what no score may depend on."""
+"""Accuracy of nearest neighbors against a slow loop, known answers, and what no score may depend on."""
 
 import pytest
 import torch
@@ -29,21 +29,21 @@ def lattice(count, channels, classes, *, device, seed=0):
     return features.to(device), torch.randint(0, classes, (count,), generator=generator).to(device)
 
 
-@pytest.mark.parametrize("neighbours", [1, 2, 5, 11, 1000])
-def test_matches_definition(pixels, neighbours):
-    assert_close(knn(*pixels, neighbours=neighbours), references.knn(*arrays(*pixels), neighbours))
+@pytest.mark.parametrize("neighbors", [1, 2, 5, 11, 1000])
+def test_matches_definition(pixels, neighbors):
+    assert_close(knn(*pixels, neighbors=neighbors), references.knn(*arrays(*pixels), neighbors))
 
 
-@pytest.mark.parametrize("neighbours", [1, 3, 5])
+@pytest.mark.parametrize("neighbors", [1, 3, 5])
 @pytest.mark.parametrize("offset", [0.0, 1 / 3, 1e3])
-def test_ties_match_definition(neighbours, offset, device):
+def test_ties_match_definition(neighbors, offset, device):
     features, labels = lattice(60, 4, 3, device=device)
-    expected = references.knn(*arrays(features, labels), neighbours)
-    assert_close(knn(features + offset, labels, neighbours=neighbours), expected)
+    expected = references.knn(*arrays(features, labels), neighbors)
+    assert_close(knn(features + offset, labels, neighbors=neighbors), expected)
 
 
 @pytest.mark.parametrize(
-    ("features", "labels", "neighbours", "expected"),
+    ("features", "labels", "neighbors", "expected"),
     [
         ([0, 1, 2, 100, 101, 102], [0, 0, 0, 1, 1, 1], 2, 1),  # two clusters
         ([0, 1, 2, 100, 101, 102], [0, 0, 0, 1, 1, 1], 5, 0),  # the others have the majority
@@ -59,9 +59,9 @@ def test_ties_match_definition(neighbours, offset, device):
         ([0, 2, 3, -4], [0, 0, 1, 0], 2, (1 / 2 + 1 / 2 + 0 + 1) / 4),
     ],
 )
-def test_known_answers(features, labels, neighbours, expected, device):
+def test_known_answers(features, labels, neighbors, expected, device):
     rows = torch.tensor(features, dtype=torch.float64, device=device).unsqueeze(-1)
-    assert_close(knn(rows, torch.tensor(labels, device=device), neighbours=neighbours), expected)
+    assert_close(knn(rows, torch.tensor(labels, device=device), neighbors=neighbors), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -77,7 +77,7 @@ def test_equal_pixels_are_equally_near_wherever_they_stand(device):
     """Of four copies of a pixel one has another class than three: all others vote on each."""
     features, _ = random_pixels(200, 67, 1, device=device)
     labels = (torch.arange(800, device=device) < 200).long()
-    assert_close(knn(features.repeat(4, 1), labels, neighbours=1), 3 / 4)
+    assert_close(knn(features.repeat(4, 1), labels, neighbors=1), 3 / 4)
 
 
 @pytest.mark.parametrize("distances", [1, 400, 4_100, 30_000])
@@ -127,57 +127,57 @@ def test_distances_that_overflow_are_nan(device):
     assert knn(features, labels).isnan()
 
 
-@pytest.mark.parametrize("neighbours", [0, -1])
-def test_refuses_no_neighbour(neighbours, device):
-    with pytest.raises(ValueError, match=f"neighbours must be at least 1, not {neighbours}"):
-        knn(*random_pixels(9, 3, 3, device=device), neighbours=neighbours)
+@pytest.mark.parametrize("neighbors", [0, -1])
+def test_refuses_no_neighbor(neighbors, device):
+    with pytest.raises(ValueError, match=f"neighbors must be at least 1, not {neighbors}"):
+        knn(*random_pixels(9, 3, 3, device=device), neighbors=neighbors)
 
 
 # What no score may depend on
 
 KINDS = {"random": random_pixels, "lattice": lattice}
 every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
-few_neighbours = st.integers(1, 6)
+few_neighbors = st.integers(1, 6)
 
 
 @every_kind
 @settings(max_examples=20)
-@given(size=SIZES, neighbours=few_neighbours, data=st.data())
-def test_order_of_pixels(kind, size, neighbours, data, device):
+@given(size=SIZES, neighbors=few_neighbors, data=st.data())
+def test_order_of_pixels(kind, size, neighbors, data, device):
     features, labels = kind(**size, device=device)
     order = data.draw(st.permutations(range(len(labels))))
-    shuffled = knn(features[order], labels[order], neighbours=neighbours)
-    assert_close(shuffled, knn(features, labels, neighbours=neighbours))
+    shuffled = knn(features[order], labels[order], neighbors=neighbors)
+    assert_close(shuffled, knn(features, labels, neighbors=neighbors))
 
 
 @every_kind
 @settings(max_examples=20)
-@given(size=SIZES, neighbours=few_neighbours, data=st.data())
-def test_numbers_of_classes(kind, size, neighbours, data, device):
+@given(size=SIZES, neighbors=few_neighbors, data=st.data())
+def test_numbers_of_classes(kind, size, neighbors, data, device):
     features, labels = kind(**size, device=device)
     number = torch.tensor(data.draw(st.permutations(range(19))), device=device)
-    assert_close(knn(features, number[labels], neighbours=neighbours), knn(features, labels, neighbours=neighbours))
+    assert_close(knn(features, number[labels], neighbors=neighbors), knn(features, labels, neighbors=neighbors))
 
 
 @every_kind
 @settings(max_examples=20)
 @given(
     size=SIZES,
-    neighbours=few_neighbours,
+    neighbors=few_neighbors,
     offset=st.sampled_from([0.0, 0.1, 30.0]),
     scale=st.sampled_from([1e-6, 0.7, 1e6]),
 )
-def test_rotation_offset_and_scale_of_the_features(kind, size, neighbours, offset, scale, device):
+def test_rotation_offset_and_scale_of_the_features(kind, size, neighbors, offset, scale, device):
     features, labels = kind(**size, device=device)
     generator = torch.Generator().manual_seed(size["seed"])
     square = torch.randn(size["channels"], size["channels"], generator=generator, dtype=torch.float64)
     rotation = torch.linalg.qr(square)[0].to(device)
     moved = scale * (features @ rotation + offset)
-    assert_close(knn(moved, labels, neighbours=neighbours), knn(features, labels, neighbours=neighbours))
+    assert_close(knn(moved, labels, neighbors=neighbors), knn(features, labels, neighbors=neighbors))
 
 
-@given(size=SIZES, neighbours=few_neighbours)
-def test_is_a_share(size, neighbours, device):
-    score = knn(*random_pixels(**size, device=device), neighbours=neighbours).item()
+@given(size=SIZES, neighbors=few_neighbors)
+def test_is_a_share(size, neighbors, device):
+    score = knn(*random_pixels(**size, device=device), neighbors=neighbors).item()
     assert 0 <= score <= 1
     assert score == 1 or size["classes"] > 1

@@ -1,4 +1,4 @@
-"""Regularised H-score against Ledoit and Wolf's definition, known answers, and its invariance under rotations."""
+"""Regularized H-score against Ledoit and Wolf's definition, known answers, and its invariance under rotations."""
 
 import torch
 from hypothesis import given

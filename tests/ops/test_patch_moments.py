@@ -110,7 +110,7 @@ def test_same_bits_on_any_number_of_threads(shape, device):
 
 @every_pool
 @pytest.mark.parametrize("channels", [3, MANY])
-def test_without_a_labelled_pixel_nothing_is_read(channels, pool_batch, device):
+def test_without_a_labeled_pixel_nothing_is_read(channels, pool_batch, device):
     features = torch.full((2, channels, 3, 4), torch.nan, device=device)
     labels = torch.full((2, 3, 4), IGNORED, device=device)
     moments = patch_moments(features, labels, CLASSES, 3, 4, pool_batch, IGNORED)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torch_trf import Scorer
-from torch_trf.datasets import LabelledImage
+from torch_trf.datasets import LabeledImage
 from torch_trf.pixels import Pixels, on_one_grid
 from torch_trf.ranking._drawn_pixels import DrawnImage, DrawnPixels
 
@@ -26,7 +26,7 @@ def make_scorer(**options):
 
 
 def scenes(**options):
-    return [LabelledImage(index, *pair) for index, pair in enumerate(Scenes(**options).pairs)]
+    return [LabeledImage(index, *pair) for index, pair in enumerate(Scenes(**options).pairs)]
 
 
 def draw(images, scorer):
@@ -90,7 +90,7 @@ def test_reads_what_one_grid_has_there(height, dtype):
 )
 def test_reads_as_interpolation_does(size, of_features, seed):
     labels = torch.zeros(size, dtype=torch.int64)
-    image = LabelledImage(7, torch.zeros(3, *size), labels)
+    image = LabeledImage(7, torch.zeros(3, *size), labels)
     drawn = draw([image], make_scorer(num_pixels=81, seed=seed))
     features = torch.randn(2, *of_features, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     everywhere = torch.nn.functional.interpolate(features[None], size, mode="bilinear", align_corners=False)
@@ -132,11 +132,11 @@ def test_images_without_drawn_pixels_are_none_of_them():
 
 
 @pytest.mark.parametrize("sampling", ["uniform", "per_class", "boundary"])
-def test_no_labelled_pixel_is_an_error(sampling):
+def test_no_labeled_pixel_is_an_error(sampling):
     images = scenes(count=2)
     for each in images:
         each.labels.fill_(255)
-    with pytest.raises(ValueError, match="no labelled pixel"):
+    with pytest.raises(ValueError, match="no labeled pixel"):
         draw(images, make_scorer(sampling=sampling))
 
 
@@ -187,7 +187,7 @@ def test_features_that_are_no_numbers_are_counted():
         features = [each.image.clone() for each in images]
         features[1][0] = value
         count = len(drawn.of_images()[1])
-        with pytest.raises(ValueError, match=f"features of {count} labelled pixels are NaN or infinite"):
+        with pytest.raises(ValueError, match=f"features of {count} labeled pixels are NaN or infinite"):
             filled(drawn, features).faults.check(K, 255)
 
 

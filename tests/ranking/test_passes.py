@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torchvision.transforms import v2
 
-from torch_trf.datasets import LabelledImages
+from torch_trf.datasets import LabeledImages
 from torch_trf.ranking._passes import ForwardPasses
 
 from . import helpers
@@ -20,7 +20,7 @@ def passes(monkeypatch):
 
 
 def make_images(transform=None, **options):
-    return LabelledImages(dataset=Scenes(**options), num_classes=helpers.K, transform=transform)
+    return LabeledImages(dataset=Scenes(**options), num_classes=helpers.K, transform=transform)
 
 
 def run(model, images, *layers, only=None, **options):

@@ -12,8 +12,8 @@ from PIL import Image
 from torch import nn
 
 from torch_trf import Scorer, files
-from torch_trf.datasets import LabelledData
-from torch_trf.files import whole_file
+from torch_trf._files import whole_file
+from torch_trf.datasets import LabeledData
 from torch_trf.metrics import leep, logme_by_class
 from torch_trf.pixels import Pixels, on_one_grid
 from torch_trf.ranking import Candidate, Ranker, _store
@@ -41,7 +41,7 @@ def candidate(name="a", **options):
 
 
 def ranker(output, data=None, **options):
-    target = LabelledData(dataset=named("Scenes", **data or {}), **{"num_classes": K} | options.pop("target", {}))
+    target = LabeledData(dataset=named("Scenes", **data or {}), **{"num_classes": K} | options.pop("target", {}))
     options = {"options": OPTIONS, "batch_size": 2, "num_workers": 0, "progress": False} | options
     return Ranker(target=target, output=output, **options)
 
@@ -128,8 +128,8 @@ def test_features_and_class_scores_may_be_of_several_layers(tmp_path):
     assert_same_repeats(repeats(found), {name: score.repeats for name, score in expected.items()})
 
 
-def test_ranks_by_nearest_neighbours(tmp_path):
-    options = OPTIONS | {"neighbours": 3}
+def test_ranks_by_nearest_neighbors(tmp_path):
+    options = OPTIONS | {"neighbors": 3}
     found = ranker(tmp_path, metrics=("logme", "knn"), by="knn", options=options)(
         [candidate(model=named("Image"), layer="same"), candidate("blurred", arguments={"stride": 4})]
     )
@@ -156,7 +156,7 @@ def test_couples_with_the_source_of_each_candidate(tmp_path):
     candidates, expected = [], {}
     options = {"num_pixels": 45, "num_repeats": 2, "sampling": "per_class", "seed": 2}
     for name, classes, seed in (("a", 2, 11), ("b", 3, 12)):
-        source = LabelledData(dataset=named("Scenes", seed=seed, classes=classes, count=3), num_classes=classes)
+        source = LabeledData(dataset=named("Scenes", seed=seed, classes=classes, count=3), num_classes=classes)
         candidates.append(candidate(name, source=source, arguments={"stride": 2}, layer=""))
         model = candidates[-1].make()
         target, of_source = (
@@ -419,7 +419,7 @@ def test_other_contents_of_images_and_label_maps_are_noticed(tmp_path, passes):
     torch_like = candidate(transform=None, model=named("Model", dtype="torch.float32"))
 
     def rank(**options):
-        target = LabelledData(dataset=dataset, num_classes=K, **options)
+        target = LabeledData(dataset=dataset, num_classes=K, **options)
         settings = {"num_pixels": 12, "num_repeats": 2}
         return Ranker(target=target, output=tmp_path / "out", options=settings, num_workers=0, progress=False)(
             [torch_like]
@@ -504,7 +504,7 @@ FAILURES = {
     "package": ({"model": "nowhere.Model"}, "there is no module 'nowhere'"),
     "no model": ({"model": named("Scenes")}, "makes a Scenes, not a torch.nn.Module"),
     "no file": ({"checkpoint": "none.pt"}, "No such file or directory: '.*none.pt'"),
-    "NaN": ({"checkpoint": nan_weights}, "features of 120 labelled pixels are NaN or infinite"),
+    "NaN": ({"checkpoint": nan_weights}, "features of 120 labeled pixels are NaN or infinite"),
     "cut off": ({"checkpoint": cut_off}, r"weights\.pt is not a whole file of weights alone"),
     "shapes": ({"checkpoint": other_shapes}, r"has in another shape 3: head\.weight, mix\.bias, mix\.weight"),
     "transform": ({"transform": ["torch.nn.Nothing"]}, "torch.nn.Nothing cannot be made"),
@@ -540,8 +540,8 @@ def test_a_candidate_that_failed_is_tried_again(tmp_path, passes):
 
 
 def test_a_source_that_cannot_be_read_is_a_failure_of_its_candidate(tmp_path):
-    good = LabelledData(dataset=named("Scenes", seed=1), num_classes=K)
-    bad = LabelledData(dataset=named("Scenes", seed=1), num_classes=2)
+    good = LabeledData(dataset=named("Scenes", seed=1), num_classes=K)
+    bad = LabeledData(dataset=named("Scenes", seed=1), num_classes=2)
     with pytest.warns(UserWarning, match="^b failed and is left out: image 0: label 2 on"):
         found = ranker(tmp_path, metrics=("otce",))([candidate("a", source=good), candidate("b", source=bad)])
     assert [each.name for each in found.scored] == ["a"]
@@ -581,8 +581,8 @@ def test_bad_pixels_of_the_target_are_no_failure_of_a_candidate(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_target_without_labelled_pixels_is_no_failure_of_a_candidate(tmp_path):
-    with pytest.raises(ValueError, match="no labelled pixel"):
+def test_a_target_without_labeled_pixels_is_no_failure_of_a_candidate(tmp_path):
+    with pytest.raises(ValueError, match="no labeled pixel"):
         ranker(tmp_path, target={"label_map": dict.fromkeys((0, 1, 2, 255), 255)})([candidate()])
 
 
@@ -621,7 +621,7 @@ def test_candidates_that_do_not_give_what_is_read(tmp_path, candidates, metrics,
 
 def test_arguments_may_be_paths(tmp_path):
     data = {"count": 2, "seed": 0}
-    target = LabelledData(dataset=named("InFolder", folder=Path(tmp_path), **data), num_classes=K)
+    target = LabeledData(dataset=named("InFolder", folder=Path(tmp_path), **data), num_classes=K)
     Ranker(target=target, output=tmp_path / "out", options=OPTIONS, num_workers=0, progress=False)([candidate()])
     assert str(tmp_path) in (tmp_path / "out" / "ranking.json").read_text()
 

@@ -51,7 +51,7 @@ def ranked(*results):
 
 @pytest.fixture
 def sample():
-    """A gray image whose rows are labelled 0, 1, and ignored."""
+    """A gray image whose rows are labeled 0, 1, and ignored."""
     labels = torch.zeros(HEIGHT, WIDTH, dtype=torch.int64)
     labels[20:] = 1
     labels[40:] = 255
@@ -119,7 +119,7 @@ def test_the_page_needs_nothing_else(written):
     assert not re.search("https?:|//|@import|@font-face", re.sub('base64,[^")]*|//.*$', "", page.source, flags=re.M))
     addresses = [attributes[name] for _, attributes in page.tags for name in ("src", "href") if name in attributes]
     addresses += re.findall(r"url\(([^)]*)", page.source)
-    assert len(addresses) == 4  # sample image, labels, map, colour bar
+    assert len(addresses) == 4  # sample image, labels, map, color bar
     assert all(address.startswith("data:image/") for address in addresses)
     (policy,) = page.all("meta", **{"http-equiv": "Content-Security-Policy"})
     assert policy["content"].startswith("default-src 'none'; img-src data:;")
@@ -160,7 +160,7 @@ def test_text_of_users_is_never_markup(written):
     assert f"Map of {name} over the sample image" in [found["alt"] for found in page.all("img")]
 
 
-def test_maps_share_one_scale_of_colours(written):
+def test_maps_share_one_scale_of_colors(written):
     brighter = [[value + 1 for value in row] for row in MAP]
     dark, bright = Page(written(scored("dark", 0.2, 1.0), scored("bright", 0.1, 1.0, map=brighter))).maps()
     found = np.array([MAP, brighter])
@@ -174,7 +174,7 @@ def test_patches_without_a_value_are_clear(written):
     page = Page(written(scored("a", 0.2, 1.0, map=with_hole)))
     clear = page.maps()[0][..., 3] == 0
     assert np.argwhere(clear).tolist() == [[3, 4]]
-    assert "too few labelled pixels are left clear" in page.text
+    assert "too few labeled pixels are left clear" in page.text
     assert "left clear" not in Page(written()).text
 
 
@@ -237,14 +237,14 @@ def test_what_a_screen_reader_needs(written):
 @pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
 def test_contrast(written, scheme):
     block = re.findall(r"--paper: [^}]*", Page(written()).source)[scheme]
-    colour = {name: np.array(list(bytes.fromhex(value * (6 // len(value))))) for name, value in _colours(block)}
-    heated = 0.45 * colour["accent"] + 0.55 * colour["paper"]
+    color = {name: np.array(list(bytes.fromhex(value * (6 // len(value))))) for name, value in _colors(block)}
+    heated = 0.45 * color["accent"] + 0.55 * color["paper"]
     pairs = [(text, ground) for text in ("ink", "muted", "accent", "alarm") for ground in ("paper", "wash")]
-    assert all(_contrast(colour[text], colour[ground]) >= 4.5 for text, ground in pairs)
-    assert _contrast(colour["ink"], heated) >= 4.5
+    assert all(_contrast(color[text], color[ground]) >= 4.5 for text, ground in pairs)
+    assert _contrast(color["ink"], heated) >= 4.5
 
 
-def _colours(block):
+def _colors(block):
     return re.findall(r"--(\w+): #(\w+)", block)
 
 
@@ -411,7 +411,7 @@ def test_everything_is_printed(written, evaluate):
 
 
 @pytest.mark.parametrize(("scheme", "dark"), [(0, True), (1, False)], ids=["dark", "light"])
-def test_follows_the_colour_scheme(written, chromium, tmp_path, scheme, dark):
+def test_follows_the_color_scheme(written, chromium, tmp_path, scheme, dark):
     picture = tmp_path / "page.png"
     options = f"--blink-settings=preferredColorScheme={scheme}", "--window-size=800,600", f"--screenshot={picture}"
     chromium(written(), *options)

@@ -16,16 +16,16 @@ def at_the_same_place(index, starts, source_starts):
 
 
 def cut_out(images, labels, top, left, patch_size, ignore_index):
-    """Features and labels of the labelled pixels of a patch, of all images."""
+    """Features and labels of the labeled pixels of a patch, of all images."""
     rows, columns = slice(top, top + patch_size[0]), slice(left, left + patch_size[1])
-    labelled = labels[:, rows, columns] != ignore_index
-    return np.moveaxis(images, 1, -1)[:, rows, columns][labelled], labels[:, rows, columns][labelled]
+    labeled = labels[:, rows, columns] != ignore_index
+    return np.moveaxis(images, 1, -1)[:, rows, columns][labeled], labels[:, rows, columns][labeled]
 
 
 def transferability_map(
     metric, images, labels, patch_size, stride, pool, *, source=None, ignore_index=255, min_pixels=5
 ):
-    """Values, NaN where a patch has fewer than `min_pixels` labelled pixels, and the number of those.
+    """Values, NaN where a patch has fewer than `min_pixels` labeled pixels, and the number of those.
 
     Of `source` images and labels, the metric is given the patch at the same place first; the side with fewer pixels
     counts.

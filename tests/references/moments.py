@@ -1,4 +1,4 @@
-"""Moments of labelled pixels, one pixel at a time."""
+"""Moments of labeled pixels, one pixel at a time."""
 
 import numpy as np
 

@@ -38,7 +38,7 @@ def test_labels_outside_the_classes(labels, message, statistic, device):
 def test_features_that_are_not_finite(value, statistic, device):
     features, labels = torch.ones(3, 3, device=device), torch.tensor([0, 1, 0], device=device)
     features[1:, 2] = value
-    with pytest.raises(ValueError, match="features of 2 labelled pixels are NaN or infinite"):
+    with pytest.raises(ValueError, match="features of 2 labeled pixels are NaN or infinite"):
         count_faults(features, labels, statistic).check(2, 255)
 
 

@@ -46,9 +46,9 @@ def check_against_definitions(moments, features, labels):
     assert_close(around_zero.offset_fourth_moment, fourth)
     assert_close(moments.mean, x.mean(0))
     assert_close(moments.class_mean, class_sum / count.clip(1)[:, None])
-    centred = x - x.mean(0)
-    assert_close(moments.scatter, centred.T @ centred)
-    assert_close(moments.covariance, centred.T @ centred / (len(y) - 1))
+    centered = x - x.mean(0)
+    assert_close(moments.scatter, centered.T @ centered)
+    assert_close(moments.covariance, centered.T @ centered / (len(y) - 1))
 
 
 def test_definitions(pixels):

@@ -102,7 +102,7 @@ def test_gamma_out_of_range_is_an_error(gamma, device):
         (3, lambda y: y + 7, r"target label 10 is outside \[0, 4\)"),
         (2, lambda x: x[:, :2], "source features of 3 channels, target features of 2"),
         (3, lambda y: y[1:], r"target features \[.*40, 3\] and labels \[.*39\]"),
-        (0, lambda x: x / 0, "source features of 30 labelled pixels are NaN or infinite"),
+        (0, lambda x: x / 0, "source features of 30 labeled pixels are NaN or infinite"),
     ],
 )
 def test_bad_pixels_are_errors(function, index, change, message, device):

@@ -363,8 +363,8 @@ def bad(index, place, value):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (bad(0, (3, 1), torch.nan), "source features of 1 labelled pixels are NaN or infinite"),
-        (bad(2, slice(2, 6), torch.inf), "target features of 4 labelled pixels are NaN or infinite"),
+        (bad(0, (3, 1), torch.nan), "source features of 1 labeled pixels are NaN or infinite"),
+        (bad(2, slice(2, 6), torch.inf), "target features of 4 labeled pixels are NaN or infinite"),
         (bad(2, slice(5), 1e200), "features are so large that their squared distances exceed double precision"),
         (bad(0, slice(5), -1.7e308), "features are so large that their squared distances exceed double precision"),
         (bad(1, 4, 3), r"source label 3 is outside \[0, 3\)"),

@@ -31,7 +31,7 @@ def test_every_coupling_pays_the_ground_cost(kind, scale, device):
 
 
 @pytest.mark.parametrize("scale", [1e-100, 1e-6, 1.0, 1e6, 1e100])
-def test_unit_is_the_mean_cost_of_centred_sides(scale, device):
+def test_unit_is_the_mean_cost_of_centered_sides(scale, device):
     source, source_labels, target, target_labels = random_problem(device=device)
     problem = single([scale * source, source_labels, scale * target + scale * 1e5, target_labels])
     assert_close(torch.cdist(problem.source, problem.target).square().mean(), 1.0)

@@ -29,7 +29,7 @@ def logme_evidence(
        e = \sum_d \frac{r^2 q_d}{(\sigma_d + r)^2} + o + \epsilon, \quad
        \alpha = \frac{\gamma}{\lVert m \rVert^2}, \quad \beta = \frac{N - \gamma}{e} $$
 
-    until r changes by at most `tolerance` times itself. $N - \gamma$ is summed without cancelling.
+    until r changes by at most `tolerance` times itself. $N - \gamma$ is summed without canceling.
 
     Args:
         sigma: `[..., D]`, eigenvalues of the Gram matrix; 0 for a direction without features.
@@ -72,7 +72,7 @@ def logme_evidence_reference(
         shrinkage = torch.where(present, sigma / (sigma + ratio.unsqueeze(-1)), 0)
         remainder = torch.where(present, ratio.unsqueeze(-1) / (sigma + ratio.unsqueeze(-1)), 0)  # 1 - shrinkage
         gamma = shrinkage.sum(-1)
-        freedom = beyond_rank + remainder.sum(-1)  # N - gamma, without cancelling
+        freedom = beyond_rank + remainder.sum(-1)  # N - gamma, without canceling
         mean_square = torch.where(present, shrinkage.square() * projected / sigma, 0).sum(-1) + epsilon  # ‖m‖²
         residual = (remainder.square() * projected).sum(-1) + outside + epsilon  # ‖y - Fm‖²
         alpha = torch.where(converged, alpha, gamma / mean_square)

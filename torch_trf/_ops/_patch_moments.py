@@ -14,7 +14,7 @@ from ._registration import define, run
 class PatchMoments(NamedTuple):
     """What `patch_moments` returns; the leading dimensions are those of the patches.
 
-    Sums run over the pixels x of a patch that count: labelled with a class, every channel finite. All but the counts
+    Sums run over the pixels x of a patch that count: labeled with a class, every channel finite. All but the counts
     are float64 and taken around `origin`.
     """
 
@@ -36,7 +36,7 @@ def patch_moments(
     pool_batch: bool,
     ignore_index: int,
 ) -> PatchMoments:
-    """Counts, class sums, Gram matrix, third and fourth moments of the labelled pixels of every cell of a grid.
+    """Counts, class sums, Gram matrix, third and fourth moments of the labeled pixels of every cell of a grid.
 
     Args:
         features: `[B, D, H, W]`, float64, float32, float16 or bfloat16, any strides.

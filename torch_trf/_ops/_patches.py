@@ -76,9 +76,9 @@ def class_index(
         ([0, 2, -1, -1], [False, False, False, True])
     """
     labels = labels.to(torch.int64)
-    labelled = labels != ignore_index
-    is_class = labelled & (labels >= 0) & (labels < num_classes)
-    return labels.masked_fill(~is_class, -1), labelled & ~is_class
+    labeled = labels != ignore_index
+    is_class = labeled & (labels >= 0) & (labels < num_classes)
+    return labels.masked_fill(~is_class, -1), labeled & ~is_class
 
 
 def fault_columns(

@@ -14,7 +14,7 @@ from ._shared import aligned, check_output
 def correlate_parser() -> ArgumentParser:
     """What `torch-trf correlate` asks."""
     parser = ArgumentParser(
-        description="Tells how well scores foretold the accuracies of models after fine-tuning: rank correlations and"
+        description="Tells how well scores predicted the accuracies of models after fine-tuning: rank correlations and"
         " what is lost by trusting the scores, with 95 % intervals, beside what chance alone gives.",
         exit_on_error=False,
     )

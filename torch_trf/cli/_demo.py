@@ -1,4 +1,4 @@
-"""The command demo: an experiment that shows whether scores foretell fine-tuning, by the commands that users have."""
+"""The command demo: an experiment that shows whether scores predict fine-tuning, by the commands that users have."""
 
 import shlex
 import tempfile
@@ -18,9 +18,9 @@ MOST_SEEDS = 2**61  # PyTorch takes 64 bits, of four times a seed
 def demo_parser() -> ArgumentParser:
     """What `torch-trf demo` asks."""
     parser = ArgumentParser(
-        description="Does a ranking foretell which model fine-tunes best? Small models learn made-up road scenes, each"
+        description="Does a ranking predict which model fine-tunes best? Small models learn made-up road scenes, each"
         f" of another domain ({', '.join(FULL.sources)}). All of them are ranked for one more ({TARGET}), from a few"
-        " labelled pictures, by every metric, then fine-tuned on these pictures and tested on others. Everything is"
+        " labeled pictures, by every metric, then fine-tuned on these pictures and tested on others. Everything is"
         " computed here, and whatever comes out is printed.",
         exit_on_error=False,
     )
@@ -49,8 +49,8 @@ def demo(options: Namespace) -> None:
         plan = experiment.plan
         print(
             f"{len(plan.sources)} small models learn road scenes, each of another domain: {', '.join(plan.sources)}.\n"
-            f"Which of them should be fine-tuned for the domain {TARGET!r}, of which {plan.labelled_pictures} pictures"
-            f" are labelled? (PyTorch {torch.__version__}, threads: {torch.get_num_threads()})",
+            f"Which of them should be fine-tuned for the domain {TARGET!r}, of which {plan.labeled_pictures} pictures"
+            f" are labeled? (PyTorch {torch.__version__}, threads: {torch.get_num_threads()})",
             flush=True,
         )
         experiment.train()
@@ -58,7 +58,7 @@ def demo(options: Namespace) -> None:
         _show("rank", command)
         if rank_models(rank_parser().parse_args(command)):
             raise ValueError("a model failed in the ranking")
-        print(f"\nNow all are fine-tuned on these {plan.labelled_pictures} pictures, in {plan.tuning_steps} steps.")
+        print(f"\nNow all are fine-tuned on these {plan.labeled_pictures} pictures, in {plan.tuning_steps} steps.")
         tuned = experiment.fine_tune()
         print(_table(tuned))
         files = [str(folder / name) for name in ("ranking.json", "accuracies.csv")]

@@ -10,13 +10,13 @@ import torch
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 from torch import distributed
 
+from .._files import write_json
+from .._versions import versions
 from ..features import FeatureFolder, natural_files
-from ..files import write_json
 from ..maps import LOG_LIKELIHOODS, Mapper
 from ..score import Score, Scorer
 from ..statistics._collectives import gathered_objects, rank
 from ..table import METRICS, FeatureMetricName, MapMetricName, MetricName
-from ..versions import versions
 from ._shared import NOT_ASKED, aligned, check_output, chosen_device
 
 DEFAULT_METRICS = ["leep", "logme", "hscore", "nce"]
@@ -204,7 +204,7 @@ def _num_classes(folder: FeatureFolder, given: int | None, ignore_index: int, op
     if distributed.is_initialized():
         labels = sorted({label for labels in gathered_objects(labels, None) for label in labels})
     if not labels:
-        raise ValueError(f"{folder.path}: no labelled pixel: every label is ignore_index={ignore_index}")
+        raise ValueError(f"{folder.path}: no labeled pixel: every label is ignore_index={ignore_index}")
     if labels[-1] >= 2 * len(labels):
         warnings.warn(
             f"{folder.path} has {len(labels)} different labels up to {labels[-1]}, taken as {labels[-1] + 1} classes;"

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
-from ..datasets import LabelledData
+from ..datasets import LabeledData
 from ..ranking import Candidate, Ranker, Ranking, extract
 from ..ranking._extract import FileType
 from ..ranking._passes import Precision
@@ -17,7 +17,7 @@ from ..score import Scorer
 from ..table import METRICS, FeatureMetricName, MetricName
 from ._shared import NOT_ASKED, aligned, chosen_device
 
-T = TypeVar("T", Candidate, LabelledData)
+T = TypeVar("T", Candidate, LabeledData)
 
 SOME_FAILED = 1
 ASKED = Scorer.__dataclass_fields__.keys() - NOT_ASKED - {"ignore_index"}  # which is the data set's
@@ -108,8 +108,8 @@ def _candidate(value: Any) -> Candidate:
     return _plain(Candidate, value)
 
 
-def _data(value: Any) -> LabelledData:
-    return _plain(LabelledData, value)
+def _data(value: Any) -> LabeledData:
+    return _plain(LabeledData, value)
 
 
 def _plain(kind: type[T], value: Any) -> T:

@@ -1,11 +1,11 @@
-"""Data sets of labelled images: folders, any that give pairs, and road scenes made from nothing."""
+"""Data sets of labeled images: folders, any that give pairs, and road scenes made from nothing."""
 
 from ._folder import SegmentationFolder
-from ._labelled import (
+from ._labeled import (
     IGNORED,
-    LabelledData,
-    LabelledImage,
-    LabelledImages,
+    LabeledData,
+    LabeledImage,
+    LabeledImages,
     as_image,
     as_labels,
     read_batches,
@@ -17,9 +17,9 @@ __all__ = [
     "IGNORED",
     "ROAD_CLASSES",
     "ROAD_DOMAINS",
-    "LabelledData",
-    "LabelledImage",
-    "LabelledImages",
+    "LabeledData",
+    "LabeledImage",
+    "LabeledImages",
     "RoadDomain",
     "RoadScenes",
     "SegmentationFolder",

@@ -11,7 +11,7 @@ from ..features import natural_files
 class SegmentationFolder(Dataset[tuple[Image.Image, Image.Image]]):
     """Images in a folder, and their label images in another one, paired by name.
 
-    Label images hold class numbers (gray, of 8 or 16 bits), or a palette or colours, which a label map tells apart.
+    Label images hold class numbers (gray, of 8 or 16 bits), or a palette or colors, which a label map tells apart.
 
     Args:
         images: folder of the images, in any format that Pillow reads.

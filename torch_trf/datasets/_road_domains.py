@@ -23,11 +23,11 @@ class RoadDomain:
 
     Attributes:
         light: brightness, 1 at noon.
-        warmth: colour of the light, from -1 (blue) to 1 (red).
+        warmth: color of the light, from -1 (blue) to 1 (red).
         palette: what things are painted with, from 0 to 1 between the palettes of two places.
         texture: contrast of surfaces; 0 is flat.
-        camera_height: above the road, in metres.
-        visibility: distance in metres at which fog leaves 37 % of a thing's colour.
+        camera_height: above the road, in meters.
+        visibility: distance in meters at which fog leaves 37 % of a thing's color.
         precipitation: share of the picture over which rain or snow lies, half seen through.
         noise: of the camera, standard deviation in shares of the full scale.
         buildings: share of the roadside that is built up.

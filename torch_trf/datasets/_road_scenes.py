@@ -1,4 +1,4 @@
-"""Road scenes made from nothing: cast by rays through each pixel, labelled and seeded."""
+"""Road scenes made from nothing: cast by rays through each pixel, labeled and seeded."""
 
 import math
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ._labelled import IGNORED
+from ._labeled import IGNORED
 from ._road_domains import MOST_THINGS, ROAD_DOMAINS, RoadDomain
 
 ROAD_CLASSES = ("sky", "road", "building", "vegetation", "vehicle", "person", "pole")
@@ -20,10 +20,10 @@ SKY, ROAD, BUILDING, VEGETATION, VEHICLE, PERSON, POLE = range(len(ROAD_CLASSES)
 LEAST_SIZE = 16  # rows and columns
 MOST_SURFACES = 1 + 1 + 3 + 4 * MOST_THINGS  # sky, ground, fronts and things
 FOCAL_LENGTH = 0.6  # in widths of the image
-NEAREST, FARTHEST = 5.0, 90.0  # things, in metres
-BACKDROP, SKY_DISTANCE = 140.0, 300.0  # metres
-ROAD_WIDTH, PAVEMENT = 5.0, 2.0  # metres, half of the road and what is paved beside it
-STOREY, FACADE = 3.2, 14.0  # metres, height of a floor and width of a house
+NEAREST, FARTHEST = 5.0, 90.0  # things, in meters
+BACKDROP, SKY_DISTANCE = 140.0, 300.0  # meters
+ROAD_WIDTH, PAVEMENT = 5.0, 2.0  # meters, half of the road and what is paved beside it
+STOREY, FACADE = 3.2, 14.0  # meters, height of a floor and width of a house
 BLOCKS = 32  # houses along a side, after which they come again
 PALETTES = (  # red, green and blue of each class, here and elsewhere
     (
@@ -49,7 +49,7 @@ VARIETY = (0.03, 0.03, 0.08, 0.05, 0.18, 0.15, 0.05)  # of a class's brightness 
 HUE = 0.6  # of red, green and blue apart, in shares of that
 GRAIN = (0.04, 0.10, 0.08, 0.35, 0.06, 0.08, 0.05)  # of a class's surface, where its texture is 1
 BONNET = 0.12  # of the image's height, that the camera's own car hides at most
-BONNET_COLOUR = 0.15
+BONNET_COLOR = 0.15
 WARM = (0.45, 0.05, -0.4)  # what the warmest light adds to red, green and blue, in shares
 SHADE = 0.35  # how much darker houses are that the sun does not see
 
@@ -137,7 +137,7 @@ class _Chance:
 class _Surfaces(NamedTuple):
     """What rays may hit: where, and what it is there."""
 
-    depth: Float[Tensor, "S H W"]  # metres; infinite where a ray misses
+    depth: Float[Tensor, "S H W"]  # meters; infinite where a ray misses
     label: Int64[Tensor, "S H W"]
     shade: Float[Tensor, "S H W"]  # of the drawing on it, from dark (-1) to bright (1)
 
@@ -157,8 +157,8 @@ class _Camera(NamedTuple):
 
     right: Float[Tensor, "1 W"]
     up: Float[Tensor, "H 1"]
-    height: float  # metres
-    beside: float  # metres
+    height: float  # meters
+    beside: float  # meters
     is_bonnet: Bool[Tensor, "H W"]
 
     @staticmethod
@@ -278,7 +278,7 @@ def _pole(across: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Kind(NamedTuple):
-    """Things that stand somewhere between `nearest` and `farthest` beside the middle of the road; sizes in metres."""
+    """Things that stand somewhere between `nearest` and `farthest` beside the middle of the road; sizes in meters."""
 
     name: str
     label: int
@@ -298,22 +298,22 @@ _KINDS = (
 
 
 def _painted(scene: _Scene, domain: RoadDomain, look: _Chance) -> UInt8[Tensor, "3 H W"]:
-    """The scene in its colours and its light, through the air and the camera."""
+    """The scene in its colors and its light, through the air and the camera."""
     here, elsewhere = torch.tensor(PALETTES)
     palette = here.lerp(elsewhere, domain.palette)
     things = (look.normal(1, MOST_SURFACES) + HUE * look.normal(3, MOST_SURFACES))[:, scene.thing]
-    colour = palette[scene.label].movedim(-1, 0) + torch.tensor(VARIETY)[scene.label] * things
+    color = palette[scene.label].movedim(-1, 0) + torch.tensor(VARIETY)[scene.label] * things
 
     height, width = scene.label.shape
     grain = look.normal(height, width) + look.smooth(height // 4, width // 4, height, width)
     surface = scene.shade / 2 + torch.tensor(GRAIN)[scene.label] * grain
-    colour = colour.clamp(0.02, 1) * (1 + domain.texture * surface)
+    color = color.clamp(0.02, 1) * (1 + domain.texture * surface)
 
     light = domain.light * (1 + domain.warmth * torch.tensor(WARM)).reshape(3, 1, 1)
     air = palette[SKY].mean() * light
-    colour = air.lerp(light * colour, torch.exp(-scene.depth / domain.visibility))
+    color = air.lerp(light * color, torch.exp(-scene.depth / domain.visibility))
     streaks = torch.nn.functional.interpolate(look.uniform(0.0, 1.0, 1, 1, -(-height // 4), width), (height, width))[0]
-    colour = torch.where(streaks < domain.precipitation, 0.5 * (colour + light), colour)
-    colour = colour.masked_fill(scene.is_bonnet, BONNET_COLOUR * domain.light)
-    colour = colour + domain.noise * look.normal(3, height, width)
-    return (255 * colour.clamp(0, 1)).round().to(torch.uint8)
+    color = torch.where(streaks < domain.precipitation, 0.5 * (color + light), color)
+    color = color.masked_fill(scene.is_bonnet, BONNET_COLOR * domain.light)
+    color = color + domain.noise * look.normal(3, height, width)
+    return (255 * color.clamp(0, 1)).round().to(torch.uint8)

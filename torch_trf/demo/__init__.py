@@ -1,4 +1,4 @@
-"""An experiment that everybody can run: do scores foretell which model fine-tunes best?"""
+"""An experiment that everybody can run: do scores predict which model fine-tunes best?"""
 
 from ._experiment import FULL, QUICK, TARGET, Experiment, Plan
 from ._model import SmallSegmenter

@@ -13,8 +13,8 @@ import yaml
 from torchvision.transforms.v2.functional import to_pil_image
 from tqdm import tqdm
 
-from ..datasets import ROAD_CLASSES, ROAD_DOMAINS, LabelledData
-from ..files import whole_file, write_bytes, write_csv
+from .._files import whole_file, write_bytes, write_csv
+from ..datasets import ROAD_CLASSES, ROAD_DOMAINS, LabeledData
 from ..plots import save_figure
 from ..ranking import Candidate, extract
 from ..table import METRICS
@@ -39,7 +39,7 @@ class Plan:
         size: height and width of pictures, in pixels.
         training_pictures: of each source domain.
         training_steps: of each model, with batches of 8 pictures.
-        labelled_pictures: of the target domain, for ranking and for fine-tuning.
+        labeled_pictures: of the target domain, for ranking and for fine-tuning.
         tuning_steps: of each fine-tuning, with batches of 4 pictures.
         tunings: of each model, whose accuracies are averaged.
         test_pictures: of the target domain and of each source domain, for accuracies.
@@ -51,7 +51,7 @@ class Plan:
     size: tuple[int, int] = (64, 96)
     training_pictures: int = 96
     training_steps: int = 200
-    labelled_pictures: int = 8
+    labeled_pictures: int = 8
     tuning_steps: int = 20
     tunings: int = 4
     test_pictures: int = 64
@@ -89,9 +89,9 @@ class Experiment:
     progress: bool = True
 
     @property
-    def target(self) -> LabelledData:
-        """The labelled pictures of the target domain."""
-        return self._scenes(TARGET, self.plan.labelled_pictures, LABELLED)
+    def target(self) -> LabeledData:
+        """The labeled pictures of the target domain."""
+        return self._scenes(TARGET, self.plan.labeled_pictures, LABELLED)
 
     @property
     def candidates(self) -> list[Candidate]:
@@ -131,17 +131,17 @@ class Experiment:
             temporary.write_text(yaml.safe_dump(settings, sort_keys=False))
 
     def fine_tune(self) -> list[Tuned]:
-        """Fine-tunes every model on the labelled pictures of the target domain; writes `accuracies.csv`."""
+        """Fine-tunes every model on the labeled pictures of the target domain; writes `accuracies.csv`."""
         found = []
         first = self.candidates[0]  # all of them want pictures alike
-        labelled = read_all(self.target, first)
+        labeled = read_all(self.target, first)
         test = read_all(self._scenes(TARGET, self.plan.test_pictures, TARGET_TEST), first)
         for candidate in self._bar(self.candidates, "fine-tuning"):
             own = read_all(self._scenes(candidate.name, self.plan.test_pictures, SOURCE_TEST), candidate)
             after = []
             for k in range(self.plan.tunings):
                 model, seed = candidate.make(), self.seed * self.plan.tunings + k
-                fit(model, *labelled, self.plan.tuning_steps, FINE_BATCH_SIZE, FINE_LEARNING_RATE, seed)
+                fit(model, *labeled, self.plan.tuning_steps, FINE_BATCH_SIZE, FINE_LEARNING_RATE, seed)
                 after.append(mean_iou(model, *test))
             model = candidate.make()
             found.append(
@@ -175,18 +175,18 @@ class Experiment:
     def _ranking(self) -> dict[str, Any]:
         return json.loads((self.folder / "ranking.json").read_text())
 
-    def _source(self, name: str) -> LabelledData:
-        """As many pictures of a source domain as are labelled of the target."""
-        return self._scenes(name, self.plan.labelled_pictures, TRAINING)
+    def _source(self, name: str) -> LabeledData:
+        """As many pictures of a source domain as are labeled of the target."""
+        return self._scenes(name, self.plan.labeled_pictures, TRAINING)
 
     def _checkpoint(self, name: str) -> Path:
         return self.folder / "checkpoints" / f"{name}.pt"
 
-    def _scenes(self, domain: str, num_images: int, part: int) -> LabelledData:
+    def _scenes(self, domain: str, num_images: int, part: int) -> LabeledData:
         """Scenes of a domain; the parts of an experiment never show the same roads."""
         height, width = self.plan.size
         arguments = {"domain": domain, "num_images": num_images, "height": height, "width": width}
-        return LabelledData(
+        return LabeledData(
             dataset={
                 "class_path": "torch_trf.datasets.RoadScenes",
                 "init_args": arguments | {"seed": PARTS * self.seed + part},

@@ -14,24 +14,24 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import Tensor
 
-from ..datasets import IGNORED, ROAD_CLASSES, LabelledData
-from ..plots import COLOURS, PERCENTILES, blank_figure
+from ..datasets import IGNORED, ROAD_CLASSES, LabeledData
+from ..plots import COLORS, PERCENTILES, blank_figure
 from ..ranking import Candidate
 from ._training import Tuned
 
 MOST_COLUMNS = 5  # of models
-CLASS_COLOURS = colormaps["tab10"]
+CLASS_COLORS = colormaps["tab10"]
 PANEL = (2.1, 1.6)  # inches
 
 
 def draw_scenes(
-    ranking: dict[str, Any], target: LabelledData, candidates: Sequence[Candidate], tuned: Sequence[Tuned]
+    ranking: dict[str, Any], target: LabeledData, candidates: Sequence[Candidate], tuned: Sequence[Tuned]
 ) -> Figure:
     """Draws a picture of the target, and of each model one of its own domain and its map of LEEP over the target's.
 
     Args:
         ranking: what `ranking.json` holds.
-        target: the labelled pictures of the target domain.
+        target: the labeled pictures of the target domain.
         candidates: the models, with their source domains.
         tuned: what became of them; the best one is drawn first.
 
@@ -52,18 +52,18 @@ def draw_scenes(
         axis.set_axis_off()
 
     _show(panels[0, 0], shown.image, "the target domain")
-    classes = CLASS_COLOURS(shown.labels.numpy(), bytes=True)[..., :3]
+    classes = CLASS_COLORS(shown.labels.numpy(), bytes=True)[..., :3]
     classes[shown.labels.numpy() == IGNORED] = 255
     panels[1, 0].imshow(classes, interpolation="nearest")
     panels[1, 0].set_title("its labels", fontsize=9)
-    legend = [Patch(color=CLASS_COLOURS(k), label=name) for k, name in enumerate(ROAD_CLASSES)]
+    legend = [Patch(color=CLASS_COLORS(k), label=name) for k, name in enumerate(ROAD_CLASSES)]
     figure.legend(handles=legend, loc="outside lower center", ncols=len(ROAD_CLASSES), fontsize=8, frameon=False)
     for place, each in enumerate(best_first):
         row, column = 2 * (place // columns), 1 + place % columns
-        picture = cast(LabelledData, sources[each.name]).make().read(0).image
+        picture = cast(LabeledData, sources[each.name]).make().read(0).image
         _show(panels[row, column], picture, f"{each.name}\n{each.accuracy:.3f}, no. {ranks[each.name]} by {by}")
-        panels[row + 1, column].imshow(maps[each.name], cmap=COLOURS, norm=norm, interpolation="nearest")
-    bar = figure.colorbar(ScalarMappable(norm, COLOURS), ax=panels[:, -1].tolist(), extend="both", aspect=40)
+        panels[row + 1, column].imshow(maps[each.name], cmap=COLORS, norm=norm, interpolation="nearest")
+    bar = figure.colorbar(ScalarMappable(norm, COLORS), ax=panels[:, -1].tolist(), extend="both", aspect=40)
     bar.set_label("LEEP over the target (nats); higher is better", fontsize=8)
     bar.ax.tick_params(labelsize=7)
     title = "What each model has learned, and where it transfers; best first by mean IoU on it after fine-tuning"

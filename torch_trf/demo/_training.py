@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from ..datasets import IGNORED, LabelledData
+from ..datasets import IGNORED, LabeledData
 from ..ranking import Candidate
 
 MIRRORED = 0.5  # share of batches
@@ -32,7 +32,7 @@ class Tuned:
     before: float
 
 
-def read_all(data: LabelledData, candidate: Candidate) -> tuple[Float[Tensor, "B 3 H W"], Int64[Tensor, "B H W"]]:
+def read_all(data: LabeledData, candidate: Candidate) -> tuple[Float[Tensor, "B 3 H W"], Int64[Tensor, "B H W"]]:
     """All pictures as the model wants them, and their labels."""
     images = data.make(candidate.make_transform())
     read = [images.read(k) for k in range(len(images))]

@@ -134,7 +134,7 @@ class LiveMetric(Metric):
         finally:
             self._numbers_kept = {}
 
-    # How torchmetrics copies, merges, synchronises, moves and saves states, here for statistics.
+    # How torchmetrics copies, merges, synchronizes, moves and saves states, here for statistics.
 
     @property
     def metric_state(self) -> dict[str, Any]:

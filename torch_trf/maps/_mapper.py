@@ -44,7 +44,7 @@ class Mapper(SolverOptions):
             pixel again for every patch that holds it.
         pool: "dataset" for one map, of each position over all images; "image" for a map of every image.
         ignore_index: label of the pixels to leave out.
-        min_pixels: patches with fewer labelled pixels are not valid.
+        min_pixels: patches with fewer labeled pixels are not valid.
         fill_value: the value of patches that are not valid.
         softmax: whether to read the softmax of the features instead of the features (all metrics but LEEP and NCE).
         absent_classes: whether LogME leaves out classes without pixels ("skip") or, as published code does, averages
@@ -337,7 +337,7 @@ def transferability_map(
         pool: "dataset" for one map, of each position over all images; "image" for a map of every image.
         num_classes: K; the largest label plus one by default.
         ignore_index: label of the pixels to leave out.
-        min_pixels: patches with fewer labelled pixels are not valid.
+        min_pixels: patches with fewer labeled pixels are not valid.
         fill_value: the value of patches that are not valid.
         absent_classes: as for `metrics.logme`.
         rcond: as for `metrics.hscore`.
@@ -350,7 +350,7 @@ def transferability_map(
 
     Raises:
         ValueError: an unknown metric, a patch that does not fit into the images, or as `torch_trf.leep`. Patches
-            without labelled pixels are no error.
+            without labeled pixels are no error.
 
     Example:
         >>> labels = torch.tensor([[[0, 0, 0, 1], [0, 0, 1, 1]]])

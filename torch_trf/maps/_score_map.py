@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Bool, Float64, Int64, Integer
 from torch import Tensor
 
+from .._files import whole_file
 from .._ops import Size
-from ..files import whole_file
 from ..statistics._faults import checked_classes
 from ..transport import JointLabelMass
 
-MIN_PIXELS = 5  # labelled, below which a patch has no value
+MIN_PIXELS = 5  # labeled, below which a patch has no value
 LOG_LIKELIHOODS = ("leep", "nce")  # metrics whose exponential is a mean likelihood
 
 
@@ -23,8 +23,8 @@ class ScoreMap:
 
     Attributes:
         values: `[H', W']`, or `[B, H', W']` with a map for every image; higher is better.
-        valid: where a patch has enough labelled pixels; elsewhere `values` holds the fill value.
-        count: number of labelled pixels of every patch; for OTCE and JC-OTCE, on the side that has fewer.
+        valid: where a patch has enough labeled pixels; elsewhere `values` holds the fill value.
+        count: number of labeled pixels of every patch; for OTCE and JC-OTCE, on the side that has fewer.
         metric: its name.
         unit: of the values.
         patch_size: height and width of a patch, in pixels.

@@ -12,11 +12,11 @@ def require_pixels(
     """Raises where a statistic met bad pixels or has an entry without pixels; waits for the device.
 
     Raises:
-        ValueError: as `Faults.check`, or no labelled pixel.
+        ValueError: as `Faults.check`, or no labeled pixel.
     """
     statistic.faults.check(num_classes, ignore_index)
     if not statistic.count.all():
-        raise ValueError(f"no labelled pixel: every label is ignore_index={ignore_index}")
+        raise ValueError(f"no labeled pixel: every label is ignore_index={ignore_index}")
 
 
 def require_finite(score: Float64[Tensor, "*batch"]) -> Float64[Tensor, "*batch"]:

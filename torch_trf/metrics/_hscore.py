@@ -42,7 +42,7 @@ def hscore(moments: Moments, *, rcond: float = RCOND) -> Float64[Tensor, "*batch
 
 def principal_variances(moments: Moments) -> tuple[Float64[Tensor, "*batch D"], Float64[Tensor, "*batch D"]]:
     """Scatter of the features along their principal directions, ascending, and the part that lies between classes."""
-    centred = moments.centred
-    variance, deviation = eigenbasis(centred.offset_gram, centred.offset_class_sum)
-    between = (deviation.square() / centred.class_count.clamp(min=1).unsqueeze(-1)).sum(-2)
+    centered = moments.centered
+    variance, deviation = eigenbasis(centered.offset_gram, centered.offset_class_sum)
+    between = (deviation.square() / centered.class_count.clamp(min=1).unsqueeze(-1)).sum(-2)
     return variance, between

@@ -1,4 +1,4 @@
-"""Accuracy of a nearest-neighbour classifier."""
+"""Accuracy of a nearest-neighbor classifier."""
 
 import torch
 from jaxtyping import Bool, Float64
@@ -7,16 +7,16 @@ from torch import Tensor
 from ..statistics import PixelSample
 from ..statistics._pixel_sample import NOT_DRAWN
 
-NEIGHBOURS = 5
+NEIGHBORS = 5
 DISTANCES = 2**22  # at most so many are held at once, 32 MiB
 TIE = 1e-12  # of the squared norms of two pixels: their squared distance is rounded by less
 
 
-def knn(sample: PixelSample, *, neighbours: int = NEIGHBOURS) -> Float64[Tensor, "*batch"]:
+def knn(sample: PixelSample, *, neighbors: int = NEIGHBORS) -> Float64[Tensor, "*batch"]:
     r"""How many pixels are classified rightly by those of the most similar features; a baseline.
 
-    The leave-one-out accuracy of a k-nearest-neighbour classifier: every pixel is given the class that most of its
-    neighbours have, all other pixels no farther away than the k-th nearest.
+    The leave-one-out accuracy of a k-nearest-neighbor classifier: every pixel is given the class that most of its
+    neighbors have, all other pixels no farther away than the k-th nearest.
 
     $$ \mathrm{kNN} = \frac1N \sum_i \frac{[y_i \in C_i]}{|C_i|}, \qquad
        C_i = \arg\max_y |\{j \in \mathcal{N}_i : y_j = y\}|, \qquad
@@ -26,12 +26,12 @@ def knn(sample: PixelSample, *, neighbours: int = NEIGHBOURS) -> Float64[Tensor,
     nor on how labels are numbered: pixels as far away as the k-th all vote, and where several classes have most votes,
     the pixel counts as the share that a blind choice among them would get right.
 
-    Pixels of one image are neighbours of each other, the next pixel on the same object among them, so the score is
-    optimistic about features that merely tell images apart: a new image has no such neighbours.
+    Pixels of one image are neighbors of each other, the next pixel on the same object among them, so the score is
+    optimistic about features that merely tell images apart: a new image has no such neighbors.
 
     Args:
         sample: of the target pixels, N of them.
-        neighbours: k; all other pixels where there are fewer.
+        neighbors: k; all other pixels where there are fewer.
 
     Returns:
         One share for each leading index, in `[0, 1]`, dimensionless; higher is better. 1 with a single class, NaN with
@@ -39,56 +39,56 @@ def knn(sample: PixelSample, *, neighbours: int = NEIGHBOURS) -> Float64[Tensor,
         the mean are equal.
 
     Raises:
-        ValueError: less than one neighbour.
+        ValueError: less than one neighbor.
 
     Example:
         >>> features, labels = torch.tensor([[0.0], [1.0], [2.0], [9.0]]), torch.tensor([0, 0, 0, 1])
-        >>> knn(PixelSample.from_pixels(features, labels, size=4, num_classes=2), neighbours=1)
+        >>> knn(PixelSample.from_pixels(features, labels, size=4, num_classes=2), neighbors=1)
         tensor([0.7500], dtype=torch.float64)
 
-    Sources, where the accuracy of a nearest-neighbour classifier stands for that after fine-tuning: J. Puigcerver et
+    Sources, where the accuracy of a nearest-neighbor classifier stands for that after fine-tuning: J. Puigcerver et
     al., "Scalable transfer learning with expert models", ICLR 2021; C. Renggli et al., "Which model to transfer?
     Finding the needle in the growing haystack", CVPR 2022.
     """
-    if neighbours < 1:
-        raise ValueError(f"neighbours must be at least 1, not {neighbours}")
+    if neighbors < 1:
+        raise ValueError(f"neighbors must be at least 1, not {neighbors}")
     is_drawn = sample.labels != NOT_DRAWN
     features = sample.features.to(torch.float64).masked_fill(~is_drawn.unsqueeze(-1), 0)
-    # Centred, because an offset leaves the distances as they are and takes their digits.
+    # Centered, because an offset leaves the distances as they are and takes their digits.
     features = features - features.sum(-2, keepdim=True) / sample.count[..., None, None]
     one_hot = (sample.labels.unsqueeze(-1) == sample.labels.unique()).to(torch.float64)
     right = torch.zeros_like(features[..., 0])
     rows_at_once = max(DISTANCES // max(right.numel(), 1), 1)
     for first in range(0, right.shape[-1], rows_at_once):
         rows = slice(first, first + rows_at_once)
-        votes = _are_neighbours(features, is_drawn, rows, neighbours).to(torch.float64) @ one_hot
+        votes = _are_neighbors(features, is_drawn, rows, neighbors).to(torch.float64) @ one_hot
         most = votes.amax(-1, keepdim=True)
         is_winner = votes == most
         share = (is_winner * one_hot[..., rows, :]).sum(-1) / is_winner.sum(-1)
-        right[..., rows] = share.where(most[..., 0] > 0, torch.nan)  # without a neighbour there is no choice
+        right[..., rows] = share.where(most[..., 0] > 0, torch.nan)  # without a neighbor there is no choice
     return right.where(is_drawn, 0).sum(-1) / sample.count
 
 
-def _are_neighbours(
+def _are_neighbors(
     features: Float64[Tensor, "*batch places D"], is_drawn: Bool[Tensor, "*batch places"], rows: slice, count: int
 ) -> Bool[Tensor, "*batch rows places"]:
-    """Which pixels are neighbours of those in these rows."""
+    """Which pixels are neighbors of those in these rows."""
     square = features.square().sum(-1)
     distance = -2 * features[..., rows, :] @ features.mT  # squared, as is the radius
     distance += square[..., rows, None]
     distance += square.unsqueeze(-2)
     distance.masked_fill_(~is_drawn.unsqueeze(-2), torch.inf)
-    distance.diagonal(rows.start, -2, -1).fill_(torch.inf)  # a pixel is no neighbour of its own
+    distance.diagonal(rows.start, -2, -1).fill_(torch.inf)  # a pixel is no neighbor of its own
     radius = distance.topk(min(count, distance.shape[-1]), largest=False).values[..., -1:]
     radius += TIE * (square[..., rows, None] + radius)
     return (distance <= radius) & distance.isfinite()
 
 
-def require_neighbours(sample: PixelSample) -> None:
-    """Raises where a sample holds a single pixel, which has no neighbour; waits for the device.
+def require_neighbors(sample: PixelSample) -> None:
+    """Raises where a sample holds a single pixel, which has no neighbor; waits for the device.
 
     Raises:
-        ValueError: a single labelled pixel.
+        ValueError: a single labeled pixel.
     """
     if (sample.count == 1).any():
-        raise ValueError("knn needs at least 2 labelled pixels, not 1: a pixel is no neighbour of its own")
+        raise ValueError("knn needs at least 2 labeled pixels, not 1: a pixel is no neighbor of its own")

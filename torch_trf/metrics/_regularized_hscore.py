@@ -1,4 +1,4 @@
-"""Regularised H-score."""
+"""Regularized H-score."""
 
 import torch
 from jaxtyping import Float64
@@ -15,7 +15,7 @@ def regularized_hscore(moments: Moments) -> Float64[Tensor, "*batch"]:
        \Sigma_a = (1 - a)\, \Sigma + a\, \tfrac{\mathrm{tr}\,\Sigma}{D} I $$
 
     where $\Sigma$ is the covariance of the features with divisor N, $\mathrm{cov}(\mathrm{E}[f \mid y])$ has N - 1, and
-    $a$ is Ledoit and Wolf's shrinkage, which needs the fourth moment of the centred features.
+    $a$ is Ledoit and Wolf's shrinkage, which needs the fourth moment of the centered features.
 
     Args:
         moments: of the target pixels.
@@ -39,7 +39,7 @@ def regularized_hscore(moments: Moments) -> Float64[Tensor, "*batch"]:
     variance = scatter / count.clamp(min=1).unsqueeze(-1)
     target = variance.mean(-1, keepdim=True)
     # N² times the two expectations whose ratio is the shrinkage, each a sum over D x D entries.
-    noise = moments.centred.offset_fourth_moment - count * variance.square().sum(-1)
+    noise = moments.centered.offset_fourth_moment - count * variance.square().sum(-1)
     distance = count.square() * (variance - target).square().sum(-1)
     shrinkage = torch.where(distance > 0, noise / distance, 0).clamp(0, 1).unsqueeze(-1)
     shrunk = (1 - shrinkage) * variance + shrinkage * target

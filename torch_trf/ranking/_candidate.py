@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint
 from torchvision.transforms import v2
 
-from ..class_path import ClassPath, instantiate
-from ..datasets import LabelledData
-from ..digest import digest, of_file
+from .._class_path import ClassPath, instantiate
+from .._digest import digest, of_file
+from ..datasets import LabeledData
 
 PREFIXES = ("module.", "model.", "_orig_mod.", "net.")  # that training puts before the names of a model's parameters
 NESTED = ("state_dict", "model_state_dict", "model_state", "model")  # where a checkpoint keeps them
@@ -48,7 +48,7 @@ class Candidate:
     logits_layer: str | None = None
     checkpoint: str | None = None
     transform: list[ClassPath] | None = None
-    source: LabelledData | None = None
+    source: LabeledData | None = None
 
     def __post_init__(self) -> None:
         """Checks the name."""

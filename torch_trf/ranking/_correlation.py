@@ -1,4 +1,4 @@
-"""How well scores foretold the accuracies after fine-tuning, and how sure that is with so few models."""
+"""How well scores predicted the accuracies after fine-tuning, and how sure that is with so few models."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -35,7 +35,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
-    """How well one predictor foretold the accuracies.
+    """How well one predictor predicted the accuracies.
 
     Attributes:
         spearman: correlation of the ranks, equals sharing their mean rank; in [-1, 1], as the other coefficients.

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..files import write_csv, write_json
+from .._files import write_csv, write_json
+from .._versions import versions
 from ..plots import save_figure
-from ..versions import versions
 from ._correlation import Correlation
 from ._scatter import draw_scatter
 

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from ..datasets import IGNORED, LabelledImage
-from ..digest import digest, of_tensor
+from .._digest import digest, of_tensor
+from ..datasets import IGNORED, LabeledImage
 from ..pixels import Pixels
 from ..score import Scorer
 from ..statistics import PixelSample, Running
@@ -26,7 +26,7 @@ class DrawnImage:
     num_classes: int
 
     @classmethod
-    def from_labels(cls, image: LabelledImage, scorer: Scorer) -> "DrawnImage":
+    def from_labels(cls, image: LabeledImage, scorer: Scorer) -> "DrawnImage":
         """Draws pixels of an image as a scorer does, which says how many to draw, and how."""
         sample = scorer.sample(Pixels(_places(image), image.labels.unsqueeze(0), stream=image.index))
         present = image.labels[image.labels != IGNORED].bincount().count_nonzero()
@@ -56,7 +56,7 @@ class DrawnPixels:
             images: what was drawn from each image, in any order.
 
         Raises:
-            ValueError: no labelled pixel.
+            ValueError: no labeled pixel.
         """
         running = Running()
         digests: dict[int, str] = {}
@@ -66,7 +66,7 @@ class DrawnPixels:
             digests[each.index], classes[each.index] = each.digest, each.num_classes
         sample = cast(PixelSample, running.total)
         if not sample.count.any():
-            raise ValueError("no labelled pixel in the data set: every label is ignore_index, or none may be drawn")
+            raise ValueError("no labeled pixel in the data set: every label is ignore_index, or none may be drawn")
         everything = [f"{index} {digests[index]}".encode() for index in sorted(digests)]
         everything += [part for tensor in sample.state().values() for part in of_tensor(tensor)]
         return cls(sample, digest(everything), max(sorted(classes), key=classes.__getitem__))
@@ -100,7 +100,7 @@ class DrawnPixels:
         return sample.with_features(features.unflatten(0, sample.labels.shape))
 
 
-def _places(image: LabelledImage) -> Float64[Tensor, "1 3 H W"]:
+def _places(image: LabeledImage) -> Float64[Tensor, "1 3 H W"]:
     height, width = image.labels.shape
     row, column = ((torch.arange(size, dtype=torch.float64) + 0.5) / size for size in (height, width))
     number = torch.tensor(float(image.index), dtype=torch.float64)

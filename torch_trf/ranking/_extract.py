@@ -9,8 +9,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 
-from ..datasets import LabelledData
-from ..files import write_bytes, write_json
+from .._files import write_bytes, write_json
+from ..datasets import LabeledData
 from ..pixels import bilinear, nearest, size_of
 from ._candidate import Candidate
 from ._passes import ForwardPasses, Precision
@@ -21,7 +21,7 @@ FileType = Literal["float32", "float16"]
 
 def extract(
     candidate: Candidate,
-    data: LabelledData,
+    data: LabeledData,
     output: str | Path,
     *,
     dtype: FileType = "float32",
@@ -33,13 +33,13 @@ def extract(
 ) -> tuple[int, int]:
     """Writes the features of a model on a data set in the layout that `FeatureFolder` reads.
 
-    `final/<k>.npy` `[D, H, W]` on the grid of the features, `label/<k>.npy` `[H, W]` read nearest to the centre of each
+    `final/<k>.npy` `[D, H, W]` on the grid of the features, `label/<k>.npy` `[H, W]` read nearest to the center of each
     feature (255 is ignored), and, of a candidate with class scores, `logits/<k>.npy` `[Z, H, W]`. Images of which all
     files are there are not computed again.
 
     Args:
         candidate: the model, and its layers.
-        data: the labelled images.
+        data: the labeled images.
         output: the folder; it is made.
         dtype: of the features' files.
         batch_size: images at once; halved where memory does not suffice.

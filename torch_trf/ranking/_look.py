@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from ..datasets import LabelledData, LabelledImages
+from ..datasets import LabeledData, LabeledImages
 from ..statistics import PixelSample
 from ._candidate import Candidate
 from ._drawn_pixels import DrawnPixels
@@ -44,7 +44,7 @@ class Look:
     def __call__(
         self,
         candidate: Candidate,
-        target: LabelledData,
+        target: LabeledData,
         drawn: DrawnPixels,
         source: DrawnPixels | None,
         title: str,
@@ -86,7 +86,7 @@ class Look:
         return Seen(found, made, {"all": time.perf_counter() - start, "forward": passes.seconds})
 
     def _read(
-        self, passes: ForwardPasses, images: LabelledImages, drawn: DrawnPixels, title: str
+        self, passes: ForwardPasses, images: LabeledImages, drawn: DrawnPixels, title: str
     ) -> tuple[dict[str, PixelSample], dict[str, Tensor], Tensor]:
         """What each layer gives at the pixels, and of the image that is shown, with the labels of this."""
         parts = drawn.of_images()

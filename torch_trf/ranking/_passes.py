@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..datasets import LabelledImage, LabelledImages, read_batches
+from ..datasets import LabeledImage, LabeledImages, read_batches
 from ..integrations.hooks import FeatureTap, tap
 from ..pixels import check_stride, fold_tokens, size_of
 
@@ -40,8 +40,8 @@ class ForwardPasses:
     seconds: float = 0.0
 
     def __call__(
-        self, images: LabelledImages, only: Sequence[int], progress: str
-    ) -> Iterator[tuple[LabelledImage, dict[str, Tensor]]]:
+        self, images: LabeledImages, only: Sequence[int], progress: str
+    ) -> Iterator[tuple[LabeledImage, dict[str, Tensor]]]:
         """What the layers give of each of these images, `[D, h, w]` on the device.
 
         Raises:
@@ -56,8 +56,8 @@ class ForwardPasses:
                     yield from self._run(list(group), features)
 
     def _run(
-        self, images: list[LabelledImage], features: FeatureTap
-    ) -> Iterator[tuple[LabelledImage, dict[str, Tensor]]]:
+        self, images: list[LabeledImage], features: FeatureTap
+    ) -> Iterator[tuple[LabeledImage, dict[str, Tensor]]]:
         while images:
             some = images[: self.batch_size]
             start = time.perf_counter()
@@ -79,14 +79,14 @@ class ForwardPasses:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
-    def _forward(self, images: list[LabelledImage]) -> None:
+    def _forward(self, images: list[LabeledImage]) -> None:
         batch = torch.stack([image.image for image in images]).to(self.device, non_blocking=True)
         dtype = getattr(torch, self.precision)
         with torch.inference_mode(), torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
             self.model(batch)
 
 
-def _folded(features: Tensor, layer: str, images: list[LabelledImage]) -> Tensor:
+def _folded(features: Tensor, layer: str, images: list[LabeledImage]) -> Tensor:
     """Features of a batch as images."""
     size = size_of(images[0].image)
     if features.dim() not in (3, 4) or len(features) != len(images):

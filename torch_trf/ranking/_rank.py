@@ -10,10 +10,10 @@ from typing import Any, get_args
 
 import torch
 
-from ..datasets import LabelledData, read_batches
+from .._versions import versions
+from ..datasets import LabeledData, read_batches
 from ..score import Scorer, numbers
 from ..table import METRICS
-from ..versions import versions
 from ._candidate import Candidate
 from ._drawn_pixels import DrawnImage, DrawnPixels
 from ._leep import leep_by_class
@@ -36,7 +36,7 @@ class Ranker:
     these pixels, and its scores, are kept in the folder, so a ranking that was interrupted goes on where it ended.
 
     Args:
-        target: the labelled images of the target data set.
+        target: the labeled images of the target data set.
         output: folder of the results; it is made.
         metrics: which metrics, by name.
         by: the metric that ranks; the first by default.
@@ -51,7 +51,7 @@ class Ranker:
         ValueError: options that contradict each other.
     """
 
-    target: LabelledData
+    target: LabeledData
     output: Path
     metrics: tuple[str, ...] = ("logme", "hscore")
     by: str | None = None
@@ -125,7 +125,7 @@ class Ranker:
                 if METRICS[metric].gamma is not None and candidate.source is None:
                     raise ValueError(f"{metric} compares two data sets: give source to candidate {candidate.name!r}")
 
-    def _draw(self, data: LabelledData, scorer: Scorer, progress: str) -> DrawnPixels:
+    def _draw(self, data: LabeledData, scorer: Scorer, progress: str) -> DrawnPixels:
         bar = progress if self.progress else ""
         draw = partial(DrawnImage.from_labels, scorer=replace(scorer, device="cpu"))
         batches = read_batches(data.make(), draw, batch_size=1, num_workers=self.num_workers, progress=bar)

@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..files import write_csv, write_json
+from .._files import write_csv, write_json
+from .._versions import versions
 from ..maps import MIN_PIXELS
 from ..score import Score
-from ..versions import versions
 
 MAP_PATCHES = 30  # along the longer side of the image that is shown
 LEAST_PATCH = math.isqrt(MIN_PIXELS - 1) + 1  # a smaller one has too few pixels for a score

@@ -21,11 +21,11 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_dtype, to_pil_image
 
+from .._files import whole_file
+from .._versions import versions
 from ..datasets import IGNORED
-from ..files import whole_file
-from ..plots import COLOURS, OPACITY, PERCENTILES
+from ..plots import COLORS, OPACITY, PERCENTILES
 from ..table import METRICS
-from ..versions import versions
 from ._ranking import Ranking, map_patch_size
 
 DECIMALS = 4  # of every score
@@ -33,7 +33,7 @@ LEAST_SPAN = 10 * 10**-DECIMALS  # of an axis: less is not to be seen in the num
 MARGIN = 0.05  # of a chart, beyond the farthest score
 TICK_INTERVALS = 5  # of an axis, at most
 LARGEST_WIDTH = 640  # of the sample image
-CLASS_COLOURS = (("tab10", 10), ("tab20b", 20), ("tab20c", 20))  # in this order, then again
+CLASS_COLORS = (("tab10", 10), ("tab20b", 20), ("tab20c", 20))  # in this order, then again
 BY_CLASS = {
     "logme": "The evidence for each class against all others, of which LogME is the mean",
     "leep": "The mean log-likelihood of the pixels of each class",
@@ -87,7 +87,7 @@ def write_report(
     if wrong := [label for label in present if not 0 <= label < num_classes]:
         raise ValueError(f"label {wrong[0]} is outside [0, {num_classes}) and not {IGNORED}")
     page = _environment().from_string(files(__package__).joinpath("report.html").read_text(encoding="utf-8"))
-    colours = _class_colours()
+    colors = _class_colors()
     visible = image[:3] if len(image) >= 3 else image[:1]  # of images that have other bands
     picture = to_pil_image(to_dtype(visible, torch.uint8, scale=True)).convert("RGB")
     text = page.render(
@@ -98,8 +98,8 @@ def write_report(
         maps=_maps(ranking, (labels.shape[0], labels.shape[1])),
         size=tuple(labels.shape),
         image=_scaled(picture, Image.Resampling.LANCZOS, "JPEG", quality=85),
-        labels=_label_image(labels, colours),
-        legend=[(names[label], f"#{bytes(colours[label]).hex()}") for label in present],
+        labels=_label_image(labels, colors),
+        legend=[(names[label], f"#{bytes(colors[label]).hex()}") for label in present],
         ignored=bool((labels == IGNORED).any()),
         opacity=OPACITY,
         heat_tables=[_heat_table(ranking, metric, names) for metric in BY_CLASS],
@@ -168,7 +168,7 @@ def _chart(ranking: Ranking, metric: str) -> dict[str, Any]:
 
 
 def _maps(ranking: Ranking, size: tuple[int, int]) -> dict[str, Any]:
-    """The candidates' maps as images, how much of the picture they cover, and the colours that they share.
+    """The candidates' maps as images, how much of the picture they cover, and the colors that they share.
 
     Raises:
         ValueError: a map that is not of an image of this size.
@@ -182,8 +182,8 @@ def _maps(ranking: Ranking, size: tuple[int, int]) -> dict[str, Any]:
             raise ValueError(f"{name}: {made}, an image of {size[0]} x {size[1]} pixels {rows} x {columns}")
     found = np.concatenate([values[np.isfinite(values)] for values in tiles.values()] or [np.empty(0)])
     axis = Axis.over(np.percentile(found, PERCENTILES) if found.size else ())
-    norm, colours = Normalize(axis.low, axis.high), colormaps[COLOURS]
-    painted = {name: colours(norm(np.ma.masked_invalid(values)), bytes=True) for name, values in tiles.items()}
+    norm, colors = Normalize(axis.low, axis.high), colormaps[COLORS]
+    painted = {name: colors(norm(np.ma.masked_invalid(values)), bytes=True) for name, values in tiles.items()}
     return {
         "images": {name: _png(picture) for name, picture in painted.items()},
         "holes": any(np.isnan(values).any() for values in tiles.values()),
@@ -191,7 +191,7 @@ def _maps(ranking: Ranking, size: tuple[int, int]) -> dict[str, Any]:
         "width": f"{100 * columns * patch_size / size[1]:.3f}%",
         "height": f"{100 * rows * patch_size / size[0]:.3f}%",
         "axis": axis,
-        "bar": _png(colours(np.linspace(0, 1, 256)[np.newaxis], bytes=True)),
+        "bar": _png(colors(np.linspace(0, 1, 256)[np.newaxis], bytes=True)),
     }
 
 
@@ -203,15 +203,15 @@ def _heat_table(ranking: Ranking, metric: str, names: Sequence[str]) -> dict[str
     return {"metric": metric, "about": BY_CLASS[metric], "candidates": list(columns), "axis": axis, "rows": rows}
 
 
-def _class_colours() -> np.ndarray:
+def _class_colors() -> np.ndarray:
     """Red, green and blue of every value that a label image may have."""
-    found = [colormaps[name](range(count), bytes=True)[:, :3] for name, count in CLASS_COLOURS]
+    found = [colormaps[name](range(count), bytes=True)[:, :3] for name, count in CLASS_COLORS]
     return np.resize(np.concatenate(found), (256, 3))
 
 
-def _label_image(labels: Int64[Tensor, "H W"], colours: np.ndarray) -> str:
+def _label_image(labels: Int64[Tensor, "H W"], colors: np.ndarray) -> str:
     drawn = Image.fromarray(labels.to(torch.uint8).cpu().numpy())
-    drawn.putpalette(colours.tobytes())
+    drawn.putpalette(colors.tobytes())
     return _scaled(drawn, Image.Resampling.NEAREST, "PNG", transparency=IGNORED)
 
 
@@ -221,8 +221,8 @@ def _scaled(picture: Image.Image, by: Image.Resampling, kind: str, **options: An
     return _uri(picture, kind, **options)
 
 
-def _png(colours: np.ndarray) -> str:
-    return _uri(Image.fromarray(colours), "PNG")
+def _png(colors: np.ndarray) -> str:
+    return _uri(Image.fromarray(colors), "PNG")
 
 
 def _uri(picture: Image.Image, kind: str, **options: Any) -> str:

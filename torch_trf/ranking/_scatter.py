@@ -12,7 +12,7 @@ from ._correlation import Correlation
 
 MOST_COLUMNS = 5
 PANEL_SIZE = 3.2  # inches
-COLOURS = "tab10"  # over and over; numbers tell models of one colour apart
+COLORS = "tab10"  # over and over; numbers tell models of one color apart
 MOST_TICKS = 5
 MARKER_AREA = 170  # points², around a number
 
@@ -57,11 +57,11 @@ def draw_scatter(correlation: Correlation) -> Figure:
 def _draw_panel(axis: Axes, correlation: Correlation, predictor: str) -> None:
     accuracies, scores = correlation.accuracies, correlation.predictors[predictor]
     best_first = sorted(accuracies, key=lambda model: -accuracies[model])
-    colours = colormaps[COLOURS]
+    colors = colormaps[COLORS]
     for number, model in enumerate(best_first, 1):
         place = scores[model], accuracies[model]
-        colour = colours((number - 1) % colours.N)
-        axis.scatter(*place, s=MARKER_AREA, color=colour, edgecolor="white", label=f"{number}  {model}", zorder=2)
+        color = colors((number - 1) % colors.N)
+        axis.scatter(*place, s=MARKER_AREA, color=color, edgecolor="white", label=f"{number}  {model}", zorder=2)
         axis.annotate(str(number), place, color="white", fontsize=7, weight="bold", ha="center", va="center_baseline")
     agreement = correlation.agreements[predictor]
     told = f"Spearman {agreement.spearman}\nweighted Kendall {agreement.weighted_kendall}"

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..files import write_bytes, write_json
+from .._files import write_bytes, write_json
 from ..statistics import PixelSample
 from ._look import Seen
 from ._ranking import Result

@@ -93,7 +93,7 @@ class Faults(Statistic):
                 f"{labels} on {bad:,} pixels: outside [0, {num_classes}) and not ignore_index={ignore_index}"
             )
         if non_finite := int(total.non_finite):
-            raise ValueError(f"features of {non_finite:,} labelled pixels are NaN or infinite")
+            raise ValueError(f"features of {non_finite:,} labeled pixels are NaN or infinite")
 
     def check_on_cpu(self, num_classes: int, ignore_index: int) -> None:
         """`check` where it costs nothing; on other devices, and in compiled code, it is left for later."""

@@ -1,4 +1,4 @@
-"""Counts, class sums, Gram matrix and the third and fourth moments of labelled features."""
+"""Counts, class sums, Gram matrix and the third and fourth moments of labeled features."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,7 +16,7 @@ from ._statistic import Statistic
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Moments(Statistic):
-    """What LogME and both H-scores must know of N labelled pixels: O(K·D + D²) numbers, exact in one pass.
+    """What LogME and both H-scores must know of N labeled pixels: O(K·D + D²) numbers, exact in one pass.
 
     The sums are taken and held in float64, however many channels there are, around an origin, a pixel of the data, so
     that an offset of the features cancels before it is squared. Merging translates to a common origin. Read the
@@ -114,7 +114,7 @@ class Moments(Statistic):
     @property
     def scatter(self) -> Float64[Tensor, "*batch D D"]:
         """Σ (x - mean)(x - mean)ᵀ over all pixels."""
-        return self.centred.offset_gram
+        return self.centered.offset_gram
 
     @property
     def covariance(self) -> Float64[Tensor, "*batch D D"]:
@@ -122,7 +122,7 @@ class Moments(Statistic):
         return self.scatter / (self.count - 1)[..., None, None]
 
     @property
-    def centred(self) -> "Moments":
+    def centered(self) -> "Moments":
         """The same moments, held around the mean; around the origin without a pixel."""
         offset = self.offset_class_sum.sum(-2) / self.count.clamp(min=1).unsqueeze(-1)
         return self._moved(-offset, self.origin + offset)

@@ -54,7 +54,7 @@ class PixelSample(Statistic):
             size: n, how many pixels to keep.
             num_classes: K.
             ignore_index: label of the pixels to leave out.
-            eligible: which pixels may be drawn; all labelled ones by default. Leading dimensions make a sample each.
+            eligible: which pixels may be drawn; all labeled ones by default. Leading dimensions make a sample each.
             num_repeats: R, how many independent samples to draw.
             seed: of the whole draw.
             stream: number of the file or of the process that the pixels come from.
@@ -148,7 +148,7 @@ class PixelSample(Statistic):
         )
 
     def as_images(self) -> tuple[Float[Tensor, "R D 1 places"], Int64[Tensor, "R 1 places"]]:
-        """R samples as R images of one row, whose missing pixels are labelled `NOT_DRAWN`."""
+        """R samples as R images of one row, whose missing pixels are labeled `NOT_DRAWN`."""
         return self.features.mT.unsqueeze(2), self.labels.unsqueeze(1)
 
     def __add__(self, other: "PixelSample") -> "PixelSample":

@@ -79,7 +79,7 @@ class Statistic(Entries, ABC):
     def windows(self: S, size: tuple[int, int], step: tuple[int, int]) -> S:
         """The statistic of windows of entries along the last two leading dimensions.
 
-        Entry (i, j) merges size[0] x size[1] entries from (i * step[0], j * step[1]) on. Sums of 2, 4, 8, .. neighbours
+        Entry (i, j) merges size[0] x size[1] entries from (i * step[0], j * step[1]) on. Sums of 2, 4, 8, .. neighbors
         are merged from one another, an axis at a time, so a window costs the logarithm of its size.
 
         Example:
@@ -98,17 +98,17 @@ class Statistic(Entries, ABC):
             return statistic[(slice(None),) * dim + (slice(start, stop, step),)]
 
         count = self.batch_shape[dim] - size + 1
-        neighbours, width = self, 1  # entry i merges `width` entries from i on
+        neighbors, width = self, 1  # entry i merges `width` entries from i on
         pieces: list[S] = []
         done = 0
         while True:
             if size & width:
-                pieces.append(part(neighbours, done, done + count))
+                pieces.append(part(neighbors, done, done + count))
                 done += width
             if done == size:
                 break
-            length = neighbours.batch_shape[dim]
-            neighbours = part(neighbours, 0, length - width) + part(neighbours, width, length)
+            length = neighbors.batch_shape[dim]
+            neighbors = part(neighbors, 0, length - width) + part(neighbors, width, length)
             width *= 2
         merged = pieces[0]
         for piece in pieces[1:]:

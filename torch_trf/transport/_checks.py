@@ -9,7 +9,7 @@ def check_pixels(features: Tensor, labels: Tensor, num_classes: int | None, side
 
     Raises:
         ValueError: shapes or devices that do not belong together, no pixel at all, labels that are no integers or
-            outside the classes, or features of labelled pixels that are NaN or infinite.
+            outside the classes, or features of labeled pixels that are NaN or infinite.
     """
     shapes = f"{side} features {list(features.shape)} and labels {list(labels.shape)}"
     if features.dim() < 2 or features.shape[:-1] != labels.shape:
@@ -24,7 +24,7 @@ def check_pixels(features: Tensor, labels: Tensor, num_classes: int | None, side
     if num_classes is not None and largest >= num_classes:
         raise ValueError(f"{side} label {largest} is outside [0, {num_classes})")
     if bad := int((~features.isfinite().all(-1) & (labels >= 0)).sum()):
-        raise ValueError(f"{side} features of {bad:,} labelled pixels are NaN or infinite")
+        raise ValueError(f"{side} features of {bad:,} labeled pixels are NaN or infinite")
     return max(largest + 1, 1) if num_classes is None else num_classes
 
 

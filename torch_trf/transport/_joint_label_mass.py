@@ -115,7 +115,7 @@ def joint_label_mass(
        \; P \ge 0; \qquad p = Y_t^\top P^\top Y_s $$
 
     with Y the one-hot labels. Leading dimensions are problems of their own; where they differ in size, fill the places
-    up with pixels labelled -1. Solvers:
+    up with pixels labeled -1. Solvers:
 
     - "exact": POT's network simplex on the CPU, in double precision, several problems at a time in threads. It is given
       the pairs of pixels that may matter, not all of them, and ends when no other pair could lower the cost. Memory:

@@ -53,7 +53,7 @@ class Problem(Entries):
             features.to(torch.float64).where((weight > 0).unsqueeze(-1), 0)
             for features, weight in zip((source_features, target_features), weights, strict=True)
         ]
-        points, shift = _centred(points, weights)
+        points, shift = _centered(points, weights)
         # Squares of very large or very small numbers would leave the range of double precision.
         magnitude = torch.maximum(torch.maximum(*(x.abs().amax((-2, -1)) for x in points)), shift.abs().amax(-1))
         if label_cost is not None:
@@ -65,7 +65,7 @@ class Problem(Entries):
             cost = label_cost / magnitude.square()[:, None, None]
             coordinates = _label_coordinates(cost, source_labels, target_labels, weights[0])
             surplus = surplus + mean_squares(coordinates, weights)
-            coordinates, shift = _centred(coordinates, weights)
+            coordinates, shift = _centered(coordinates, weights)
             surplus = surplus - shift.square().sum(-1)
             points = [torch.cat(pair, -1) for pair in zip(points, coordinates, strict=True)]
         squares = mean_squares(points, weights)
@@ -80,7 +80,9 @@ def _uniform(labels: Int64[Tensor, "problems n"]) -> Float64[Tensor, "problems n
     return is_pixel / is_pixel.sum(-1, keepdim=True).clamp(min=1)
 
 
-def _centred(points: Sequence[Tensor], weights: Sequence[Tensor]) -> tuple[list[Tensor], Float64[Tensor, "problems E"]]:
+def _centered(
+    points: Sequence[Tensor], weights: Sequence[Tensor]
+) -> tuple[list[Tensor], Float64[Tensor, "problems E"]]:
     """Both sides around their own means, and how far these lie apart; rounding alone moves no point."""
     means = [weight.unsqueeze(-2) @ x for x, weight in zip(points, weights, strict=True)]
     noise = ROUNDING * torch.maximum(*(x.abs().amax((-2, -1), keepdim=True) for x in points))

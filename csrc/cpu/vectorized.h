@@ -5,7 +5,7 @@
 #include <cstdint>  // any header of the C library says whose it is: others than glibc have no such loader
 
 #if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
-#define TORCH_TRF_VECTORISED __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#define TORCH_TRF_VECTORIZED __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
-#define TORCH_TRF_VECTORISED
+#define TORCH_TRF_VECTORIZED
 #endif

@@ -1,4 +1,4 @@
-"""Labelled images: data sets of any kind brought to one form."""
+"""Labeled images: data sets of any kind brought to one form."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,14 +14,14 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2.functional import pil_to_tensor
 from tqdm import tqdm
 
-from ..class_path import ClassPath, instantiate
+from .._class_path import ClassPath, instantiate
 
-IGNORED = 255  # what every ignored pixel is labelled with, whatever the files say
+IGNORED = 255  # what every ignored pixel is labeled with, whatever the files say
 LabelMap = Mapping[int | str, int]
 
 
 @dataclass(frozen=True, slots=True)
-class LabelledImage:
+class LabeledImage:
     """An image of a data set with its labels, as tensors; the image as the model wants it, at whatever resolution."""
 
     index: int
@@ -30,13 +30,13 @@ class LabelledImage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LabelledImages(Dataset[LabelledImage | ValueError]):
+class LabeledImages(Dataset[LabeledImage | ValueError]):
     """Any data set of (image, labels) pairs, in one form: labels are classes, or `IGNORED`.
 
     Args:
         dataset: gives pairs of Pillow images or tensors, as those of torchvision do.
         num_classes: K.
-        label_map: the class of every value, or colour ("#rrggbb"), of a label image; `ignore_index` is a class, too. A
+        label_map: the class of every value, or color ("#rrggbb"), of a label image; `ignore_index` is a class, too. A
             value that it does not name is an error. Values are classes by default.
         ignore_index: label of the pixels to leave out.
         transform: what a model needs done with an image; it must keep all of the image in view.
@@ -59,7 +59,7 @@ class LabelledImages(Dataset[LabelledImage | ValueError]):
         """How many images there are."""
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> LabelledImage | ValueError:
+    def __getitem__(self, index: int) -> LabeledImage | ValueError:
         """An image; of one that is bad the error, which a worker process could not raise in one line."""
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
@@ -69,7 +69,7 @@ class LabelledImages(Dataset[LabelledImage | ValueError]):
             kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
             return ValueError(f"image {index}: {kind}{error}")
 
-    def read(self, index: int) -> LabelledImage:
+    def read(self, index: int) -> LabeledImage:
         """An image.
 
         Raises:
@@ -88,17 +88,17 @@ class LabelledImages(Dataset[LabelledImage | ValueError]):
             outside = f"outside [0, {self.num_classes}) and not ignore_index={self.ignore_index}"
             raise ValueError(f"label {values} on {int(wrong.sum()):,} pixels: {outside}")
         labels = labels.masked_fill(ignored, IGNORED)
-        return LabelledImage(index, image if self.transform is None else self.transform(image), labels)
+        return LabeledImage(index, image if self.transform is None else self.transform(image), labels)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LabelledData:
-    """Which labelled images, in words that a configuration file has.
+class LabeledData:
+    """Which labeled images, in words that a configuration file has.
 
     Args:
         dataset: what makes the data set: a path of a class, or `{"class_path": ..., "init_args": {...}}`.
         num_classes: K.
-        label_map: as for `LabelledImages`.
+        label_map: as for `LabeledImages`.
         ignore_index: label of the pixels to leave out.
         class_names: for reports.
     """
@@ -114,13 +114,13 @@ class LabelledData:
         if self.class_names is not None and len(self.class_names) != self.num_classes:
             raise ValueError(f"{len(self.class_names)} class_names for num_classes={self.num_classes}")
 
-    def make(self, transform: Any = None) -> LabelledImages:
+    def make(self, transform: Any = None) -> LabeledImages:
         """The images.
 
         Raises:
             ValueError: a path that leads nowhere, arguments that do not fit, or a data set that is empty.
         """
-        return LabelledImages(
+        return LabeledImages(
             dataset=instantiate(self.dataset),
             num_classes=self.num_classes,
             label_map=self.label_map,
@@ -146,7 +146,7 @@ def as_labels(labels: Any, label_map: LabelMap | None = None) -> Int64[Tensor, "
     """A label image as classes.
 
     Raises:
-        ValueError: neither a Pillow image nor integers `[H, W]`, colours without a label map, or values that the map
+        ValueError: neither a Pillow image nor integers `[H, W]`, colors without a label map, or values that the map
             does not name.
 
     Example:
@@ -154,11 +154,11 @@ def as_labels(labels: Any, label_map: LabelMap | None = None) -> Int64[Tensor, "
         >>> as_labels(labels, {"#804080": 7}).tolist()
         [[7, 7, 7], [7, 7, 7]]
     """
-    by_colour = label_map is not None and any(isinstance(value, str) for value in label_map)
+    by_color = label_map is not None and any(isinstance(value, str) for value in label_map)
     if isinstance(labels, Image.Image):
-        if labels.mode in ("RGB", "RGBA") or by_colour:
-            if not by_colour:
-                raise ValueError("a label image of colours needs a label map that tells the class of each colour")
+        if labels.mode in ("RGB", "RGBA") or by_color:
+            if not by_color:
+                raise ValueError("a label image of colors needs a label map that tells the class of each color")
             red, green, blue = np.moveaxis(np.array(labels.convert("RGB"), dtype=np.int64), -1, 0)
             values = torch.from_numpy(red << 16 | green << 8 | blue)
         else:
@@ -169,15 +169,15 @@ def as_labels(labels: Any, label_map: LabelMap | None = None) -> Int64[Tensor, "
         values = labels.reshape(labels.shape[-2:]).to(torch.int64)
     else:
         raise ValueError(f"labels are a {_kind(labels)}, expected a Pillow image or integers [H, W]")
-    return values if label_map is None else _mapped(values, label_map, by_colour)
+    return values if label_map is None else _mapped(values, label_map, by_color)
 
 
-def _mapped(values: Int64[Tensor, "H W"], label_map: LabelMap, by_colour: bool) -> Int64[Tensor, "H W"]:
+def _mapped(values: Int64[Tensor, "H W"], label_map: LabelMap, by_color: bool) -> Int64[Tensor, "H W"]:
     class_of = {_number(value): number for value, number in label_map.items()}
     found, place = values.unique(return_inverse=True)
     unknown = [value for value in found.tolist() if value not in class_of]
     if unknown:
-        first = ", ".join(f"#{value:06x}" if by_colour else str(value) for value in unknown[:5])
+        first = ", ".join(f"#{value:06x}" if by_color else str(value) for value in unknown[:5])
         pixels = int(torch.isin(values, torch.tensor(unknown)).sum())
         raise ValueError(f"labels hold {first}, on {pixels:,} pixels, which the label map does not name")
     return torch.tensor([class_of[value] for value in found.tolist()])[place]
@@ -187,7 +187,7 @@ def _number(value: int | str) -> int:
     if isinstance(value, int):
         return value
     if not re.fullmatch("#[0-9a-fA-F]{6}", value):
-        raise ValueError(f"label map: {value!r} is neither a number nor a colour like '#804080'")
+        raise ValueError(f"label map: {value!r} is neither a number nor a color like '#804080'")
     return int(value[1:], 16)
 
 
@@ -203,8 +203,8 @@ def _size(tensor: Shaped[Tensor, "..."]) -> str:
 class _Looked(Dataset[Any]):
     """What a look at some of the images gives."""
 
-    images: LabelledImages
-    look: Callable[[LabelledImage], Any]
+    images: LabeledImages
+    look: Callable[[LabeledImage], Any]
     chosen: Sequence[int]
 
     def __len__(self) -> int:
@@ -215,13 +215,13 @@ class _Looked(Dataset[Any]):
         return image if isinstance(image, ValueError) else self.look(image)
 
 
-def _itself(image: LabelledImage) -> LabelledImage:
+def _itself(image: LabeledImage) -> LabeledImage:
     return image
 
 
 def read_batches(
-    images: LabelledImages,
-    look: Callable[[LabelledImage], Any] = _itself,
+    images: LabeledImages,
+    look: Callable[[LabeledImage], Any] = _itself,
     *,
     batch_size: int,
     num_workers: int,
@@ -232,11 +232,11 @@ def read_batches(
 
     Args:
         images: the data set.
-        look: a function of a `LabelledImage`, for the worker processes; gives the image itself by default.
+        look: a function of a `LabeledImage`, for the worker processes; gives the image itself by default.
         batch_size: images a batch.
         num_workers: processes that decode images; none but this one with 0.
         only: the images to read, by their index; all by default.
-        progress: what a progress bar is labelled with; none by default.
+        progress: what a progress bar is labeled with; none by default.
 
     Raises:
         ValueError: an image that is bad.
