@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 KERNELS := $(shell find csrc -type f)
-CORE_TESTS := tests/ops tests/test_pixels.py tests/test_functional.py tests/test_maps.py tests/statistics tests/metrics
+CORE_TESTS := tests/ops tests/test_pixels.py tests/test_maps.py tests/statistics tests/metrics
 # A process for each core, with a thread each: the tensors of tests are small.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadscope
 TORCH = $(shell $(BIN)/python -c "import torch; print(torch.__path__[0])")
@@ -14,13 +14,15 @@ ifeq ($(TORCH_TRF_NO_EXT),1)
 INSTALLED := .venv/installed-without-kernels
 else
 INSTALLED := .venv/installed
+WITH_KERNELS := TORCH_TRF_REQUIRE_EXT=1
 endif
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo check test lint bench clean
 
 help:
 	@echo "make demo    rank small models, fine-tune them, and see which metric was right; in build/demo"
-	@echo "make test    run the tests, with the compiled kernels and on the Python reference"
+	@echo "make check   style, types and the quick tests, without doctests, in less than a minute: before every commit"
+	@echo "make test    run all tests and doctests, with the compiled kernels and on the Python reference"
 	@echo "make lint    check style and types"
 	@echo "make bench   measure speed"
 	@echo "make clean   remove .venv and whatever was built"
@@ -30,11 +32,12 @@ demo: $(INSTALLED)
 	rm -rf build/demo && mkdir -p build
 	$(BIN)/torch-trf demo --output build/demo
 
-test: $(INSTALLED) .venv/cuda-compiled .venv/browser
-ifeq ($(TORCH_TRF_NO_EXT),1)
-	$(PYTEST)
-else
-	TORCH_TRF_REQUIRE_EXT=1 $(PYTEST)
+check: lint
+	$(WITH_KERNELS) $(PYTEST) --quiet --hypothesis-profile=quick -m "not slow and not distributed and not browser" tests
+
+test: $(INSTALLED) .venv/cuda-compiled
+	$(WITH_KERNELS) $(PYTEST)
+ifneq ($(TORCH_TRF_NO_EXT),1)
 	TORCH_TRF_NO_EXT=1 $(PYTEST) --quiet $(CORE_TESTS)
 endif
 
@@ -61,20 +64,15 @@ $(INSTALLED): .venv/torch pyproject.toml setup.py $(KERNELS)
 	$(BIN)/pip install --no-build-isolation --editable ".[dev]"
 	touch $@
 
-# Tests look at reports in a browser; they are skipped where there is none and none can be installed.
-.venv/browser: .venv/torch
-	for name in chromium chromium-browser google-chrome; do type $$name 2>/dev/null && exec touch $@; done; \
-	{ apt-get update && apt-get install --yes --no-install-recommends chromium; } \
-	  || echo "there is no browser, and apt-get cannot install chromium: reports are not looked at"
-	touch $@
-
 # The installation above compiles csrc/cuda where PyTorch has CUDA too; elsewhere any compiler there is looks at it.
 .venv/cuda-compiled: $(INSTALLED)
 	if [ -e torch_trf/_C_cuda.abi3.so ]; then \
 	  echo "csrc/cuda is compiled: torch_trf/_C_cuda.abi3.so"; \
 	elif command -v nvcc; then \
-	  nvcc -std=c++20 -DUSE_CUDA -DTORCH_TARGET_VERSION=0x020b000000000000 -I$(TORCH)/include \
-	    -c csrc/cuda/*.cu -o /dev/null; \
+	  for file in csrc/cuda/*.cu; do \
+	    nvcc -std=c++20 -DUSE_CUDA -DTORCH_TARGET_VERSION=0x020b000000000000 -I$(TORCH)/include \
+	      -c $$file -o /dev/null || exit 1; \
+	  done; \
 	else \
 	  echo "nvcc was not found: csrc/cuda is not compiled"; \
 	fi

@@ -16,6 +16,7 @@ from hypothesis import settings  # noqa: E402
 import torch_trf  # noqa: E402
 
 settings.register_profile("suite", deadline=None, max_examples=40, derandomize=bool(os.environ.get("CI")))
+settings.register_profile("quick", settings.get_profile("suite"), max_examples=5)
 settings.load_profile("suite")
 
 

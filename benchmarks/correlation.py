@@ -21,14 +21,17 @@ import torch
 from timing import table
 from tqdm import tqdm
 
+from torch_trf import Sampling
 from torch_trf.demo import FULL, QUICK, Experiment, Plan, Tuned
+from torch_trf.inference import Inference
+from torch_trf.metrics import METRICS
 from torch_trf.ranking import Correlation, Ranker, Ranking, correlation
-from torch_trf.table import METRICS
 
-UNCOUPLED = tuple(name for name in METRICS if METRICS[name].gamma is None)  # couplings would take most of the time
+# Couplings would take most of the time.
+UNCOUPLED = tuple(name for name, metric in METRICS.items() if not metric.needs_source)
 VARIANTS: dict[str, dict[str, Any]] = {  # of the ranking by class-balanced, 2,000 pixels of the decoder
-    "uniform pixels": {"sampling": "uniform"},
-    "pixels at boundaries": {"sampling": "boundary"},
+    "uniform pixels": {"strategy": "uniform"},
+    "pixels at boundaries": {"strategy": "boundary"},
     "500 pixels": {"num_pixels": 500},
     "10,000 pixels": {"num_pixels": 10_000},
     "layer join": {"layer": "join"},
@@ -40,18 +43,26 @@ STEPS = (5, 60)  # of fine-tuning, beside the demo's
 
 def rank(experiment: Experiment, output: Path, changes: dict[str, Any]) -> Ranking:
     """The ranking of an experiment's models, with one option changed."""
-    options = {"num_pixels": experiment.plan.num_pixels, "num_repeats": experiment.plan.num_repeats} | changes
+    plan = experiment.plan
+    options = {"num_pixels": plan.num_pixels, "num_repeats": plan.num_repeats, "strategy": "per_class"} | changes
     layer, metrics = options.pop("layer", None), options.pop("metrics", tuple(METRICS))
     candidates = [replace(each, layer=layer or each.layer) for each in experiment.candidates]
     ranker = Ranker(
-        target=experiment.target, output=output, metrics=metrics, options=options, num_workers=0, progress=False
+        target=experiment.target,
+        output=output,
+        metrics=metrics,
+        sampling=Sampling(**options),
+        inference=Inference(num_workers=0),
     )
     return ranker(candidates)
 
 
 def compared(ranking: Ranking, tuned: list[Tuned]) -> Correlation:
     """Scores of a ranking against accuracies; beside them, accuracies that are known without fine-tuning."""
-    scores = {name: {each.name: each.scores[name].score for each in ranking.scored} for name in ranking.metrics}
+    scores = {
+        metric.name: {each.name: each.scores[metric.name].score for each in ranking.scored}
+        for metric in ranking.metrics
+    }
     scores["accuracy before fine-tuning"] = {each.name: each.before for each in tuned}
     accuracies, own = ({each.name: getattr(each, name) for each in tuned} for name in ("accuracy", "source_accuracy"))
     return correlation(scores, accuracies, source_accuracies=own, num_resamples=100)
@@ -65,16 +76,16 @@ def of_seed(seed: int, plan: Plan) -> dict[str, dict[str, tuple[float, float]]]:
         experiment = Experiment(folder, plan, seed, progress=False)
         experiment.train()
         tuned, ranking = experiment.fine_tune(), rank(experiment, folder / "as the demo", {})
-        made = {"as the demo": compared(ranking, tuned)}
+        results = {"as the demo": compared(ranking, tuned)}
         for steps in STEPS:
             otherwise = Experiment(folder, replace(plan, tuning_steps=steps), seed, progress=False).fine_tune()
-            made[f"{steps} steps of fine-tuning"] = compared(ranking, otherwise)
+            results[f"{steps} steps of fine-tuning"] = compared(ranking, otherwise)
         for name, changes in VARIANTS.items():
             changed = rank(experiment, folder / name, {"metrics": UNCOUPLED} | changes)
-            made[name] = compared(changed, tuned)
+            results[name] = compared(changed, tuned)
     return {
         variant: {name: (each.spearman.value, each.weighted_kendall.value) for name, each in result.agreements.items()}
-        for variant, result in made.items()
+        for variant, result in results.items()
     }
 
 
@@ -86,11 +97,11 @@ def main() -> None:
     plan = QUICK if options.quick else FULL
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         seeds = tqdm(pool.map(partial(of_seed, plan=plan), range(options.seeds)), total=options.seeds, unit="seed")
-        found = list(seeds)
+        results = list(seeds)
     print(f"{len(plan.sources)} models, {options.seeds} seeds, one thread each")
-    for variant, predictors in found[0].items():
+    for variant, predictors in results[0].items():
         rows = [
-            (predictor, *map(cell, zip(*(each[variant][predictor] for each in found), strict=True)))
+            (predictor, *map(cell, zip(*(each[variant][predictor] for each in results), strict=True)))
             for predictor in predictors
         ]
         print(f"\n{variant}\n")

@@ -13,13 +13,14 @@ import time
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 
 import torch
 from timing import medians, table
 
 import torch_trf
-from torch_trf import Scorer, transferability_map
+from torch_trf import Sampling, Scorer, transferability_map
 from torch_trf._ops import (
     MOST_CHANNELS,
     eigenbasis,
@@ -31,7 +32,7 @@ from torch_trf._ops import (
 from torch_trf.metrics._logme import EPSILON, MAX_ITERATIONS, TOLERANCE
 from torch_trf.pixels import on_one_grid
 from torch_trf.statistics import JointMass, LogLikelihood, Moments, PixelSample, Running
-from torch_trf.transport import JointLabelMass, joint_label_mass
+from torch_trf.transport import Coupling, Sinkhorn, couple
 
 NUM_CLASSES = 11
 FEATURES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -60,14 +61,14 @@ def check(
     expected: tuple[torch.Tensor, ...], run: Callable[[], tuple[torch.Tensor, ...]], what: str, **tolerance
 ) -> None:
     """The GPU gives what the CPU gives, and the same bits twice."""
-    found, again = run(), run()
-    for left, right, repeat in zip(expected, found, again, strict=True):
+    results, again = run(), run()
+    for left, right, repeat in zip(expected, results, again, strict=True):
         torch.testing.assert_close(right.cpu(), left, equal_nan=True, msg=lambda text: f"{what}: {text}", **tolerance)
         assert torch.equal(right.nan_to_num(), repeat.nan_to_num()), f"{what}: not the same bits twice"
 
 
 def check_pixel_kernels() -> int:
-    """The kernels that read pixels: dtypes, strides, cells and windows, pooling, faults."""
+    """The kernels that read pixels: dtypes, strides, cells and patches, pooling, faults."""
     checks = 0
     for channels in (1, 5, 19, 33, 130):
         features, labels = images(2, channels, 41, 37)
@@ -90,10 +91,10 @@ def check_pixel_kernels() -> int:
                             expected = patch_joint_mass(*cpu, *options, hard)
                             check(expected, partial(patch_joint_mass, *gpu, *options, hard), what, **tolerance)
                         for stride in (cell, (3, 2)):
-                            windows = (*cell, *stride, pool_batch, 255)
-                            p = conditional(labels, channels, *windows[:5])
-                            expected = patch_log_likelihood(*cpu, p, *windows)
-                            run = partial(patch_log_likelihood, *gpu, p.cuda(), *windows)
+                            patches = (*cell, *stride, pool_batch, 255)
+                            p = conditional(labels, channels, *patches[:5])
+                            expected = patch_log_likelihood(*cpu, p, *patches)
+                            run = partial(patch_log_likelihood, *gpu, p.cuda(), *patches)
                             check(expected, run, f"{what}, stride {stride}", **tolerance)
                         checks += 5
     rows, labels = torch.randn(100_000, 12), torch.randint(0, NUM_CLASSES, (100_000,))  # several chunks
@@ -109,7 +110,7 @@ def check_pixel_kernels() -> int:
 def conditional(
     labels: torch.Tensor, channels: int, height: int, width: int, step_down: int, step_right: int, pool_batch: bool
 ) -> torch.Tensor:
-    """Some p(y|z) for every window."""
+    """Some p(y|z) for every patch."""
     rows, columns = (labels.shape[1] - height) // step_down + 1, (labels.shape[2] - width) // step_right + 1
     batch = () if pool_batch else (len(labels),)
     generator = torch.Generator().manual_seed(1)
@@ -124,12 +125,12 @@ def check_solvers() -> int:
         generator = torch.Generator().manual_seed(channels)
         pixels = torch.randn(70, 2 * channels, channels, generator=generator, dtype=torch.float64)
         matrix, rows = pixels.mT @ pixels, pixels[:, :NUM_CLASSES].contiguous()
-        (values, coordinates), (found, found_coordinates) = (
+        (values, coordinates), (gpu_values, gpu_coordinates) = (
             eigenbasis(matrix, rows),
             eigenbasis(matrix.cuda(), rows.cuda()),
         )
-        torch.testing.assert_close(found.cpu(), values, rtol=1e-12, atol=1e-12 * values.max().item())
-        torch.testing.assert_close(found_coordinates.cpu().square(), coordinates.square(), rtol=1e-7, atol=1e-9)
+        torch.testing.assert_close(gpu_values.cpu(), values, rtol=1e-12, atol=1e-12 * values.max().item())
+        torch.testing.assert_close(gpu_coordinates.cpu().square(), coordinates.square(), rtol=1e-7, atol=1e-9)
         projected = coordinates.square() / values.unsqueeze(-2)
         count = torch.full((70,), 2.0 * channels, dtype=torch.float64)
         included = torch.rand(projected.shape[:2], generator=generator) < 0.8
@@ -151,20 +152,21 @@ def check_maps() -> int:
         for dtype, tolerance in ((torch.float32, 1e-7), (torch.bfloat16, 1e-2)):
             rounded = features.to(dtype)
             for patch_size, stride in ((4, 4), (8, 3), ((5, 7), (5, 2)), (3, 5)):
-                for pool in ("dataset", "image"):
-                    options = {"patch_size": patch_size, "stride": stride, "pool": pool, "num_classes": NUM_CLASSES}
+                for pool, first_look in product(("dataset", "image"), ("dataset", "patch")):
+                    options = {"patch_size": patch_size, "stride": stride, "pool": pool, "first_look": first_look}
+                    options |= {"num_classes": NUM_CLASSES, "features_are_logits": True}
                     expected = transferability_map(metric, rounded.double(), labels, **options)
-                    found = transferability_map(metric, rounded.cuda(), labels.cuda(), **options)
+                    score_map = transferability_map(metric, rounded.cuda(), labels.cuda(), **options)
                     what = f"{metric}, {dtype}, {options}"
                     torch.testing.assert_close(
-                        found.values.cpu(),
+                        score_map.values.cpu(),
                         expected.values,
                         rtol=tolerance,
                         atol=tolerance,
                         equal_nan=True,
                         msg=lambda text, what=what: f"{what}: {text}",
                     )
-                    assert torch.equal(found.valid.cpu(), expected.valid)
+                    assert torch.equal(score_map.valid.cpu(), expected.valid)
                     checks += 1
     return checks
 
@@ -185,14 +187,13 @@ def check_scores() -> int:
             {
                 "metrics": (*every, "otce"),
                 "solver": "exact",
-                "num_pixels": 300,
-                "num_repeats": 3,
+                "sampling": Sampling(num_pixels=300, num_repeats=3),
                 "num_source_classes": NUM_CLASSES,
             },
             lambda: stream,
         ),
-        ({"metrics": every, "num_pixels": 300, "sampling": "per_class"}, lambda: stream),
-        ({"metrics": every, "num_pixels": 300, "sampling": "boundary"}, lambda: stream),
+        ({"metrics": every, "sampling": Sampling(num_pixels=300, strategy="per_class")}, lambda: stream),
+        ({"metrics": every, "sampling": Sampling(num_pixels=300, strategy="boundary")}, lambda: stream),
     ):
         cpu, gpu = (
             Scorer(num_classes=NUM_CLASSES, device=device, **options)(target(), stream) for device in ("cpu", "cuda")
@@ -221,34 +222,34 @@ def check_transport(device: str = "cuda") -> int:
         source = labeled_pixels(3, 300, channels=8, shift=0.0, device="cpu")
         target = labeled_pixels(3, 400, channels=8, shift=0.5, device="cpu")
         source[1][0, ::7] = -1  # no pixels
-        pixels = source[0].to(dtype), source[1], target[0].to(dtype), target[1]
-        exact = joint_label_mass(*pixels, **classes, solver="exact")
+        target, source = (target[0].to(dtype), target[1]), (source[0].to(dtype), source[1])
+        exact = couple(*target, source=source, **classes, solver="exact")
         for epsilon in (0.02, 0.005):
-            options = {**classes, "solver": "sinkhorn", "epsilon": epsilon, "tolerance": 1e-4, "strict": True}
-            expected = joint_label_mass(*pixels, **options)
-            found = joint_label_mass(*(tensor.to(device) for tensor in pixels), **options)
+            options = {**classes, "solver": Sinkhorn(epsilon=epsilon, tolerance=1e-4, strict=True)}
+            expected = couple(*target, source=source, **options)
+            coupling = couple(*on(device, *target), source=on(device, *source), **options)
             what = f"sinkhorn, {dtype}, epsilon {epsilon}"
             for name in ("mass", "cost", "duality_gap", "epsilon"):
                 torch.testing.assert_close(
-                    getattr(found, name).cpu(),
+                    getattr(coupling, name).cpu(),
                     getattr(expected, name),
                     rtol=tolerance,
                     atol=tolerance,
                     msg=lambda text, what=what, name=name: f"{what}, {name}: {text}",
                 )
             # Rounding may let a problem in single precision converge at the look before or after.
-            apart = (found.iterations.cpu() - expected.iterations).abs().max()
+            apart = (coupling.iterations.cpu() - expected.iterations).abs().max()
             assert apart <= (0 if dtype == torch.float64 else 20), f"{what}: {apart} iterations apart"
-            assert (found.marginal_error <= 1e-4).all(), what
-            above = found.cost.cpu() - exact.cost
+            assert (coupling.marginal_error <= 1e-4).all(), what
+            above = coupling.cost.cpu() - exact.cost
             slack = 1e-6 * exact.cost
             assert (above >= -slack).all(), f"{what}: below the least cost"
-            assert (above <= found.duality_gap.cpu() + slack).all(), f"{what}: further from it than the gap"
-            torch.testing.assert_close(found.mass.sum(-1).cpu(), exact.mass.sum(-1), rtol=0, atol=1e-6, msg=what)
+            assert (above <= coupling.duality_gap.cpu() + slack).all(), f"{what}: further from it than the gap"
+            torch.testing.assert_close(coupling.mass.sum(-1).cpu(), exact.mass.sum(-1), rtol=0, atol=1e-6, msg=what)
             checks += 5
     (features, labels), (source_features, source_labels) = images(3, 8, 24, 20), images(2, 8, 30, 20)
     features, source_features = features.nan_to_num(), 1.1 * source_features.nan_to_num()
-    tensors = features.double(), labels, source_features.double(), source_labels
+    target, source = (features.double(), labels), (source_features.double(), source_labels)
     for metric, pool, patch_size, stride in (
         ("otce", "dataset", 4, 4),
         ("otce", "dataset", 6, 3),
@@ -256,20 +257,25 @@ def check_transport(device: str = "cuda") -> int:
         ("jc_otce", "dataset", 12, 12),
     ):
         options = {"patch_size": patch_size, "stride": stride, "pool": pool, "solver": "sinkhorn", **classes}
-        expected = transferability_map(metric, *tensors, **options)
-        found = transferability_map(metric, *(tensor.to(device) for tensor in tensors), **options)
+        expected = transferability_map(metric, *target, source=source, **options)
+        score_map = transferability_map(metric, *on(device, *target), source=on(device, *source), **options)
         what = f"{metric}, {options}"
         torch.testing.assert_close(
-            found.values.cpu(),
+            score_map.values.cpu(),
             expected.values,
             rtol=1e-7,
             atol=1e-7,
             equal_nan=True,
             msg=lambda text, what=what: f"{what}: {text}",
         )
-        assert torch.equal(found.valid.cpu(), expected.valid)
+        assert torch.equal(score_map.valid.cpu(), expected.valid)
         checks += 1
     return checks
+
+
+def on(device: str, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The tensors on a device."""
+    return tuple(tensor.to(device) for tensor in tensors)
 
 
 def check_no_synchronization() -> None:
@@ -282,19 +288,19 @@ def check_no_synchronization() -> None:
     try:
         for statistic, options in (
             (Moments, {"num_classes": NUM_CLASSES}),
-            (Moments, {"num_classes": NUM_CLASSES, "cell": (4, 5)}),
+            (Moments, {"num_classes": NUM_CLASSES, "cell_size": (4, 5)}),
             (JointMass, {"num_classes": NUM_CLASSES}),
-            (JointMass, {"num_classes": NUM_CLASSES, "cell": (4, 5)}),
+            (JointMass, {"num_classes": NUM_CLASSES, "cell_size": (4, 5)}),
             (LogLikelihood, {"joint_mass": joint_mass}),
             (LogLikelihood, {"joint_mass": joint_mass, "patch_size": (4, 5), "stride": (2, 3)}),
             (PixelSample, {"num_classes": NUM_CLASSES, "size": 100}),
         ):
             first = statistic.from_pixels(features, labels, **options)
             first.add(features, labels, **options)
-            if "cell" in options:
-                first.windows((3, 2), (1, 1))
+            if "cell_size" in options:
+                first.patches((3, 2), (1, 1))
         scorer = Scorer(metrics=("logme", "leep", "nce"), num_classes=NUM_CLASSES)
-        running = {name: Running() for name in scorer.statistic_names()}
+        running = {name: Running() for name in scorer.statistic_types()}
         for offset in (0, labels.numel()):  # features and logits on coarser grids than the labels
             pixels = on_one_grid(features[..., ::2, ::2], labels, features[..., ::5, ::5], offset=offset)
             for name, statistic in scorer.statistics(pixels).items():
@@ -359,18 +365,17 @@ def map_times(bandwidth: float) -> str:
         features, labels = published_images(dtype)
         size = features.numel() * features.element_size() + labels.numel() * labels.element_size()
         for pool in ("dataset", "image"):
-            options = {"patch_size": 4, "pool": pool, "num_classes": PUBLISHED_CLASSES}
+            options = {"patch_size": 4, "pool": pool, "num_classes": PUBLISHED_CLASSES, "features_are_logits": True}
             for metric in MAPS:
                 run = partial(transferability_map, metric, features, labels, **options)
                 torch.cuda.synchronize()
                 before = torch.cuda.memory_allocated()
                 torch.cuda.reset_peak_memory_stats()
-                made = run()
-                written = sum(
-                    tensor.numel() * tensor.element_size() for tensor in (made.values, made.valid, made.count)
-                )
+                score_map = run()
+                tensors = score_map.values, score_map.valid, score_map.count
+                written = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
                 extra = torch.cuda.max_memory_allocated() - before - written
-                del made
+                del score_map, tensors
                 seconds = medians({metric: run}, rounds=5 if pool == "dataset" else 3)[metric]
                 rows.append(
                     (
@@ -413,7 +418,7 @@ def solver_times() -> str:
     return table(header, rows)
 
 
-def timed(run: Callable[[], JointLabelMass]) -> tuple[JointLabelMass, float, float]:
+def timed(run: Callable[[], Coupling]) -> tuple[Coupling, float, float]:
     """What a run gives, its seconds and its peak memory on the device in GB; once, since it is long."""
     on_gpu = torch.cuda.is_available()
     if on_gpu:
@@ -421,23 +426,24 @@ def timed(run: Callable[[], JointLabelMass]) -> tuple[JointLabelMass, float, flo
         torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated() if on_gpu else 0
     start = time.perf_counter()
-    found = run()
+    coupling = run()
     if on_gpu:
         torch.cuda.synchronize()
     seconds = time.perf_counter() - start
-    return found, seconds, (torch.cuda.max_memory_allocated() - before) / 1e9 if on_gpu else 0.0
+    return coupling, seconds, (torch.cuda.max_memory_allocated() - before) / 1e9 if on_gpu else 0.0
 
 
 def otce_map_coupling(
     count: int, source_count: int, channels: int, height: int, width: int, device: str
-) -> Callable[[], JointLabelMass]:
+) -> Callable[[], Coupling]:
     """A map of OTCE over images made on the device, in patches of 4 x 4 pixels."""
-    tensors = []
+    sides = []
     for images_of, shift in ((count, 0.5), (source_count, 0.0)):
         features, labels = labeled_pixels(images_of, height, width, channels=channels, shift=shift, device=device)
-        tensors += [features.movedim(-1, 1), labels]
+        sides.append((features.movedim(-1, 1), labels))
+    target, source = sides
     options = {"num_classes": NUM_CLASSES, "num_source_classes": NUM_CLASSES, "solver": "sinkhorn"}
-    return lambda: transferability_map("otce", *tensors, patch_size=4, **options).coupling
+    return lambda: transferability_map("otce", *target, source=source, patch_size=4, **options).coupling
 
 
 def transport_times(
@@ -453,13 +459,16 @@ def transport_times(
     An iteration reads the matrix of all pairs twice, in single precision.
     """
     channels = published[1]
-    sides = [labeled_pixels(repeats, sample, channels=channels, shift=shift, device=device) for shift in (0.0, 0.5)]
-    pixels = (*sides[0], *sides[1])
     options = {"num_classes": NUM_CLASSES, "num_source_classes": NUM_CLASSES, "solver": "sinkhorn"}
-    joint_label_mass(*(tensor[:, :50] for tensor in pixels), **options)  # warm up
+
+    def coupling_of(*shape: int) -> Callable[[], Coupling]:
+        target, source = (labeled_pixels(*shape, channels=channels, shift=shift, device=device) for shift in (0.5, 0.0))
+        return partial(couple, *target, source=source, **options)
+
+    coupling_of(repeats, 50)()  # warm up
     runs = {
-        (f"{repeats} samples of {sample:,} + {sample:,} pixels", f"{SAMPLE_GOAL}", sample**2): partial(
-            joint_label_mass, *pixels, **options
+        (f"{repeats} samples of {sample:,} + {sample:,} pixels", f"{SAMPLE_GOAL}", sample**2): coupling_of(
+            repeats, sample
         )
     }
     count, _, height, width = published
@@ -471,19 +480,18 @@ def transport_times(
         count, SOURCE_IMAGES, channels, height, width, device
     )
     name = f"1 sample of {large_sample:,} + {large_sample:,} pixels, KeOps"
-    sides = [labeled_pixels(large_sample, channels=channels, shift=shift, device=device) for shift in (0.0, 0.5)]
-    runs[name, "", large_sample**2] = partial(joint_label_mass, *sides[0], *sides[1], **options)
+    runs[name, "", large_sample**2] = coupling_of(large_sample)
     rows = []
     for (what, goal, pairs), run in runs.items():
         if what == name and find_spec("pykeops") is None:
             rows.append((what, "pykeops is not installed: not run", *6 * ("",)))
             continue
         try:
-            found, seconds, memory = timed(run)
+            coupling, seconds, memory = timed(run)
         except (RuntimeError, OSError) as error:  # too little memory, or KeOps without a compiler
             rows.append((what, f"did not run: {str(error).splitlines()[0][:80]}", *6 * ("",)))
             continue
-        iterations = found.iterations.double()
+        iterations = coupling.iterations.double()
         floor = 2 * 4 * pairs * iterations.sum().item() / bandwidth
         rows.append(
             (
@@ -491,7 +499,7 @@ def transport_times(
                 f"{seconds:.2f}",
                 f"{memory:.2f}",
                 f"{iterations.mean().item():.0f}, {iterations.max().item():.0f}",
-                f"{100 * found.converged.double().mean().item():.1f} %",
+                f"{100 * coupling.converged.double().mean().item():.1f} %",
                 goal,
                 *(("", "") if what == name else (f"{floor:.2f}", f"{seconds / floor:.1f}")),  # it reads no matrix
             )
@@ -506,7 +514,7 @@ def live_times() -> str:
         return "torchmetrics is not installed: live scores were not run."
     from live import Setting, overhead
 
-    return overhead(Setting("cuda", autocast=True, height=512, width=1024, rounds=50))
+    return overhead(Setting("cuda", "bfloat16", height=512, width=1024, rounds=50))
 
 
 def main() -> None:

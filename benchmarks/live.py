@@ -1,7 +1,7 @@
 """Live scoring: what it costs beside the forward pass, and that its scores are those of every other way.
 
 python benchmarks/live.py [--tables overhead folder precision ranks]
-python benchmarks/live.py --tables overhead --device cuda --autocast --height 512 --width 1024
+python benchmarks/live.py --tables overhead --device cuda --precision bfloat16 --height 512 --width 1024
 """
 
 import argparse
@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 from torchvision.models import segmentation
 
 from torch_trf.cli import main as torch_trf_command
+from torch_trf.inference import Precision
 from torch_trf.integrations.hooks import tap
 from torch_trf.integrations.torchmetrics import TransferabilityScore
 from torch_trf.pixels import on_one_grid
@@ -61,7 +63,7 @@ class Setting:
     """Where the models run, in which precision, on images of which size."""
 
     device: str
-    autocast: bool
+    precision: Precision
     height: int
     width: int
     rounds: int
@@ -84,13 +86,15 @@ class Setting:
 
     @contextlib.contextmanager
     def forward(self) -> Iterator[None]:
-        with torch.inference_mode(), torch.autocast(self.device, torch.bfloat16, enabled=self.autocast):
+        is_mixed = self.precision != "float32"
+        with torch.inference_mode(), torch.autocast(self.device, getattr(torch, self.precision), enabled=is_mixed):
             yield
 
 
 def metric(case: Case) -> TransferabilityScore:
-    options = {"num_classes": len(CLASSES), "ignore_index": 250, "features_are_logits": case.features_are_logits}
-    return TransferabilityScore(METRICS, **options)
+    return TransferabilityScore(
+        METRICS, num_classes=len(CLASSES), ignore_index=250, features_are_logits=case.features_are_logits
+    )
 
 
 def layers(case: Case) -> tuple[str, str | None]:
@@ -197,7 +201,7 @@ def folder(setting: Setting) -> str:
                 "score",
                 "--target",
                 name,
-                "--logit_name",
+                "--logits",
                 "logits",
                 "--ignore_index",
                 "250",
@@ -211,11 +215,13 @@ def folder(setting: Setting) -> str:
 
 
 def precision(setting: Setting) -> str:
-    """Scores of a bfloat16 autocast run less those of a float32 run."""
+    """Scores of a run in bfloat16 less those of a run in float32."""
     rows = []
     images = list(setting.images(8))
     for case in CASES:
-        plain, half = (scores(case, replace(setting, autocast=on), images) for on in (False, True))
+        plain, half = (
+            scores(case, replace(setting, precision=precision), images) for precision in ("float32", "bfloat16")
+        )
         differences = (f"{plain[name]:.6f}, {half[name] - plain[name]:+.1e}" for name in METRICS)
         rows.append((case.model, case.layer, *differences))
     return table(("model", "layer", *(f"{name}, and bfloat16 less float32" for name in METRICS)), rows)
@@ -233,14 +239,17 @@ def ranks(setting: Setting) -> str:
                 output = Path(name) / "scores.json"
                 command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
                 command += ["-m", "torch_trf", "score", "--target", f"{name}/target", "--source", f"{name}/source"]
-                command += ["--ignore_index", "250", "--metrics", *metrics, "--output", str(output), *options]
+                command += ["--logits", "final", "--ignore_index", "250", "--output", str(output)]
+                command += ["--metrics", *metrics, *options]
                 start = time.perf_counter()
-                found = run_command(lambda line: subprocess.run(line, check=True, capture_output=True), command, output)
+                results = run_command(
+                    lambda line: subprocess.run(line, check=True, capture_output=True), command, output
+                )
                 took = time.perf_counter() - start
-                alone = found if count == 1 else alone
+                alone = results if count == 1 else alone
                 pixels = "1,000, three times" if options else "all (otce: 10,000)"
-                values = (f"{found[metric]:.6f}" for metric in metrics)
-                rows.append((pixels, str(count), *values, largest(found, alone), f"{took:.1f}"))
+                values = (f"{results[metric]:.6f}" for metric in metrics)
+                rows.append((pixels, str(count), *values, largest(results, alone), f"{took:.1f}"))
     return table(("pixels", "processes", *metrics, "largest difference", "seconds, imports and all"), rows)
 
 
@@ -252,8 +261,9 @@ def run_command(run: Callable[[list[str]], object], command: list[str], output: 
     return {name: score["score"] for name, score in written.items()}
 
 
-def largest(found: dict[str, float], expected: dict[str, float]) -> str:
-    return f"{max(abs(found[name] - expected[name]) for name in found):.1e}"
+def largest(actual: dict[str, float], expected: dict[str, float]) -> str:
+    """The largest difference."""
+    return f"{max(abs(actual[name] - expected[name]) for name in expected):.1e}"
 
 
 def main() -> None:
@@ -262,7 +272,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tables", nargs="+", choices=tables, default=list(tables))
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--autocast", action="store_true", help="forward passes in bfloat16")
+    parser.add_argument("--precision", default="float32", choices=get_args(Precision), help="of forward passes")
     parser.add_argument("--height", type=int, default=256)
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=40, help="runs of which the median is taken")

@@ -24,13 +24,7 @@ from tests import references
 
 IMAGES, HEIGHT, WIDTH, NUM_CLASSES = 20, 180, 240, len(CLASSES)
 SHARE = 9  # one row of patches in so many goes to the reference
-REFERENCES = {
-    "leep": references.leep,
-    "nce": lambda logits, labels: references.nce(logits.argmax(1).tolist(), labels.tolist()),
-    "logme": references.logme,
-    "hscore": references.hscore,
-    "regularized_hscore": references.regularized_hscore,
-}
+METRICS = ("leep", "nce", "logme", "hscore", "regularized_hscore")
 CASES = {  # patch size, stride and pool
     ("4, stride 4", "dataset"): (4, 4, "dataset"),
     ("4, stride 4", "image"): (4, 4, "image"),
@@ -47,12 +41,14 @@ def images() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def map_rows(features: torch.Tensor, labels: torch.Tensor) -> list[tuple[str, ...]]:
-    """Each metric's map, by several windows; the reference of the first."""
-    options = {"num_classes": NUM_CLASSES, "ignore_index": IGNORE_INDEX}
+    """Each metric's map, by several patches; the reference of the first."""
+    options = {"num_classes": NUM_CLASSES, "ignore_index": IGNORE_INDEX, "features_are_logits": True}
+    # As the reference has it, with every look anew in each patch.
+    options |= {"first_look": "patch"}
     map_of = partial(torch_trf.transferability_map, features=features, labels=labels, **options)
     functions = {
         (metric, *case): partial(map_of, metric, patch_size=size, stride=stride, pool=pool)
-        for metric in REFERENCES
+        for metric in METRICS
         for case, (size, stride, pool) in CASES.items()
     }
     seconds = medians(functions | {"read": features.sum})
@@ -60,25 +56,31 @@ def map_rows(features: torch.Tensor, labels: torch.Tensor) -> list[tuple[str, ..
     few = features[..., rows, :].double().numpy(), labels[:, rows].numpy()
     slow = {
         metric: partial(
-            references.transferability_map, score, *few, (4, 4), (4, 4), "dataset", ignore_index=IGNORE_INDEX
+            references.transferability_map,
+            getattr(references, metric),
+            *few,
+            (4, 4),
+            (4, 4),
+            "dataset",
+            ignore_index=IGNORE_INDEX,
         )
-        for metric, score in REFERENCES.items()
+        for metric in METRICS
     }
-    reference = {metric: SHARE * found for metric, found in medians(slow, rounds=1).items()}
+    reference = {metric: SHARE * each for metric, each in medians(slow, rounds=1).items()}
     return [
         (
             metric,
-            window,
+            patch,
             pool,
-            f"{1e3 * seconds[metric, window, pool]:.0f}",
+            f"{1e3 * seconds[metric, patch, pool]:.0f}",
             *(
-                (f"{reference[metric]:.1f}", f"{reference[metric] / seconds[metric, window, pool]:.0f}")
-                if (window, pool) == next(iter(CASES))
+                (f"{reference[metric]:.1f}", f"{reference[metric] / seconds[metric, patch, pool]:.0f}")
+                if (patch, pool) == next(iter(CASES))
                 else ("", "")
             ),
-            f"{seconds[metric, window, pool] / seconds['read']:.0f}",
+            f"{seconds[metric, patch, pool] / seconds['read']:.0f}",
         )
-        for metric, window, pool in functions
+        for metric, patch, pool in functions
     ]
 
 
@@ -93,14 +95,14 @@ def kernel_rows(features: torch.Tensor, labels: torch.Tensor) -> list[tuple[str,
         "patch_moments, one cell": partial(patch_moments, features, labels, *whole),
         "patch_joint_mass, cells of 4 x 4": partial(patch_joint_mass, features, labels, *common, False),
         "patch_joint_mass, one cell": partial(patch_joint_mass, features, labels, *whole, False),
-        "patch_log_likelihood, windows of 4 x 4": partial(
+        "patch_log_likelihood, patches of 4 x 4": partial(
             patch_log_likelihood, features, labels, conditional, 4, 4, 4, 4, True, IGNORE_INDEX
         ),
     }
     size = features.numel() * features.element_size() + labels.numel() * labels.element_size()
     return [
-        (name, f"{1e3 * found:.1f}", f"{labels.numel() / found / 1e6:.0f}", f"{size / found / 1e9:.1f}")
-        for name, found in medians(functions, rounds=15).items()
+        (name, f"{1e3 * seconds:.1f}", f"{labels.numel() / seconds / 1e6:.0f}", f"{size / seconds / 1e9:.1f}")
+        for name, seconds in medians(functions, rounds=15).items()
     ]
 
 
@@ -115,7 +117,7 @@ def channel_rows() -> list[tuple[str, ...]]:
         matrices = torch.randn(100, 2 * channels, channels, generator=generator, dtype=torch.float64)
         matrices = matrices.mT @ matrices
         vectors = torch.randn(100, NUM_CLASSES, channels, generator=generator, dtype=torch.float64)
-        found = medians(
+        seconds = medians(
             {
                 "moments": partial(patch_moments, features, labels, NUM_CLASSES, HEIGHT, WIDTH, True, IGNORE_INDEX),
                 "product": partial(torch.matmul, pixels.T, pixels),
@@ -124,7 +126,7 @@ def channel_rows() -> list[tuple[str, ...]]:
             },
             rounds=3,
         )
-        rows.append((str(channels), *(f"{1e3 * found[name]:.1f}" for name in found)))
+        rows.append((str(channels), *(f"{1e3 * seconds[name]:.1f}" for name in seconds)))
     return rows
 
 

@@ -15,6 +15,7 @@ IMAGES, CHANNELS, HEIGHT, WIDTH, NUM_CLASSES = 400, 12, 180, 240, 11
 CASES = {
     "scores of LEEP, LogME and H-score": "Scorer(metrics=('leep', 'logme', 'hscore'), num_classes=11)",
     "map of LEEP, patches of 4 x 4": "Mapper(metric='leep', patch_size=4, num_classes=11)",
+    "map of LEEP, first look in each patch": "Mapper(metric='leep', patch_size=4, num_classes=11, first_look='patch')",
     "map of LogME, patches of 4 x 4": "Mapper(metric='logme', patch_size=4, num_classes=11)",
     "map of LogME, patches of 16 x 16, stride 2": "Mapper(metric='logme', patch_size=16, stride=2, num_classes=11)",
 }
@@ -24,7 +25,7 @@ from torch_trf import FeatureFolder, Mapper, Scorer
 from torch_trf.cli import main
 import torch
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-{case}(FeatureFolder(sys.argv[1]))
+{case}(FeatureFolder(sys.argv[1], logits="final"))
 print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 

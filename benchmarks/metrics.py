@@ -39,11 +39,7 @@ def rows(channels: int) -> list[tuple[str, ...]]:
         for layout, data in layouts.items()
     }
     arrays = pixels[0][::SHARE].double().numpy(), pixels[1][::SHARE].numpy()
-    references_of = {
-        "leep": partial(references.leep, *arrays),
-        "logme": partial(references.logme, *arrays),
-        "hscore": partial(references.hscore, *arrays),
-    }
+    references_of = {name: partial(getattr(references, name), *arrays) for name in METRICS}
     seconds = medians(functions | {"read": images.sum})
     slow = medians(references_of, rounds=1)
     return [

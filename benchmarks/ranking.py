@@ -6,13 +6,13 @@ python benchmarks/ranking.py --images DIR --labels DIR --num_classes 11 --ignore
 import argparse
 import tempfile
 import time
-from pathlib import Path
 
 import torch
 from timing import table
 from torch import Tensor, nn
 from torchvision.models import get_model
 
+from torch_trf import Sampling
 from torch_trf.datasets import LabeledData
 from torch_trf.integrations.checkpoint import score_checkpoint
 from torch_trf.ranking import Candidate, Ranker
@@ -32,23 +32,27 @@ STRIDES = (1, 2, 4, 8)
 
 def candidates() -> list[Candidate]:
     """Eight models of torchvision with random weights."""
-    found = [
+    models = [
         Candidate(name=name, model=name, layer=layer, logits_layer=logits) for name, (layer, logits) in MODELS.items()
     ]
     for name in TWICE:
         model = {"class_path": name, "init_args": {"num_classes": 19}}
         logits = MODELS[name][1]
-        found.append(Candidate(name=f"{name}, class scores", model=model, layer=logits, logits_layer=logits))
-    return found
+        models.append(Candidate(name=f"{name}, class scores", model=model, layer=logits, logits_layer=logits))
+    return models
 
 
 def models(target: LabeledData, num_pixels: int) -> str:
     """Wall time of a ranking, and the share that is not spent in forward passes."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        ranking = Ranker(target=target, output=Path(folder), metrics=METRICS, options={"num_pixels": num_pixels})(
-            candidates()
+        ranker = Ranker(
+            target=target,
+            output=folder,
+            metrics=METRICS,
+            sampling=Sampling(num_pixels=num_pixels, strategy="per_class"),
         )
+        ranking = ranker(candidates())
         took = time.perf_counter() - start
     rows = []
     for row in ranking.rows():
@@ -75,20 +79,18 @@ class Strided(nn.Module):
 def strides(target: LabeledData, num_pixels: int) -> str:
     """One model's scores at 1, 2, 4, 8 times its output stride of 8: on its grid, and at pixels common to all."""
     metrics = ("logme", "hscore")
-    found = [
+    strided = [
         Candidate(name=str(k), model={"class_path": "ranking.Strided", "init_args": {"stride": k}}, layer="features")
         for k in STRIDES
     ]
-    options = {"num_pixels": num_pixels, "sampling": "uniform"}
+    sampling = Sampling(num_pixels=num_pixels)
     with tempfile.TemporaryDirectory() as folder:
-        ranking = Ranker(target=target, output=Path(folder), metrics=metrics, options=options)(found)
+        ranking = Ranker(target=target, output=folder, metrics=metrics, sampling=sampling)(strided)
     rows = []
-    for candidate, common in zip(found, ranking.results, strict=True):
+    for candidate, common in zip(strided, ranking.results, strict=True):
         images = target.make(candidate.make_transform())
         loader = [(images[k].image.unsqueeze(0), images[k].labels.unsqueeze(0)) for k in range(len(images))]
-        grid = score_checkpoint(
-            candidate.make(), loader, "features", num_classes=target.num_classes, metrics=metrics, progress=False
-        )
+        grid = score_checkpoint(candidate.make(), loader, "features", num_classes=target.num_classes, metrics=metrics)
         values = (f"{scores[name].score:.4f}" for name in metrics for scores in (grid, common.scores))
         rows.append((str(8 * int(candidate.name)), f"{grid['logme'].pixels:,}", *values))
     header = [f"{name} {where}" for name in metrics for where in ("on the grid", "at common pixels")]

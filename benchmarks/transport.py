@@ -16,7 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from unittest import mock
 
 import numpy as np
@@ -24,16 +24,16 @@ import torch
 from made_up import IGNORE_INDEX, make_feature_folder
 from timing import medians, table
 
-from torch_trf import FeatureFolder, Mapper, ScoreMap, Scorer
-from torch_trf.metrics import otce
+from torch_trf import FeatureFolder, Mapper, Sampling, ScoreMap, Scorer, otce
 from torch_trf.statistics import PixelSample
-from torch_trf.transport import JointLabelMass, _sinkhorn, joint_label_mass
+from torch_trf.transport import Coupling, Exact, Sinkhorn, Solver, _iterations, couple
 from torch_trf.transport._costs import c_transform
 from torch_trf.transport._import import import_quietly
 from torch_trf.transport._kernels import DenseKernel, OnlineKernel
 from torch_trf.transport._problem import Problem
 
 T = TypeVar("T")
+Pixels = tuple[torch.Tensor, torch.Tensor]  # features and labels
 PIVOTS = 100_000_000  # POT's own limits end before the optimum
 WARM_UP = 50  # pixels of a first run, which imports and compiles
 TABLES = ("solvers", "convergence", "samples", "maps")
@@ -54,80 +54,96 @@ class Data:
         counts = [max(folder.class_counts(self.ignore_index)) + 1 for folder in (self.target, self.source)]
         return dict(zip(("num_classes", "num_source_classes"), counts, strict=True))
 
-    def sample(self, pixels: int) -> tuple[torch.Tensor, ...]:
-        """So many pixels of either side: features and labels of the source, then of the target."""
+    def sample(self, pixels: int) -> "Sample":
+        """So many pixels of either side."""
         classes = self.classes()
-        drawn = []
-        for folder, count in ((self.source, classes["num_source_classes"]), (self.target, classes["num_classes"])):
-            samples = [
-                PixelSample.from_pixels(
-                    image.features,
-                    image.labels,
-                    size=pixels,
-                    num_classes=count,
-                    ignore_index=self.ignore_index,
-                    stream=image.stream,
-                )
-                for image in folder
-            ]
-            drawn += sum(samples[1:], samples[0])[0].drawn()
-        return tuple(drawn)
+        target, source = (
+            self._drawn(folder, size=pixels, num_classes=count, ignore_index=self.ignore_index)
+            for folder, count in ((self.target, classes["num_classes"]), (self.source, classes["num_source_classes"]))
+        )
+        return Sample(target, source)
+
+    @staticmethod
+    def _drawn(folder: FeatureFolder, **options: int) -> Pixels:
+        samples = [
+            PixelSample.from_pixels(image.features, image.labels, stream=image.stream, **options) for image in folder
+        ]
+        return sum(samples[1:], samples[0])[0].drawn()
 
 
-def dense_pot(*sample: torch.Tensor) -> JointLabelMass:
+@dataclass(frozen=True)
+class Sample:
+    """Pixels of either side."""
+
+    target: Pixels
+    source: Pixels
+
+    def first(self, count: int) -> "Sample":
+        """So many of them."""
+        return Sample(*(tuple(tensor[:count] for tensor in side) for side in (self.target, self.source)))
+
+    def couple(self, solver: Solver) -> Coupling:
+        """By a solver of torch_trf."""
+        return couple(*self.target, source=self.source, solver=solver)
+
+    def points(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of the source and of the target, for POT."""
+        return self.source[0].double().numpy(), self.target[0].double().numpy()
+
+
+def dense_pot(sample: Sample) -> Coupling:
     """POT's network simplex over a matrix of all pairs."""
     ot = import_quietly("ot")
-    source, target = sample[0].double().numpy(), sample[2].double().numpy()
-    plan, log = ot.emd([], [], ot.dist(source, target), numItermax=PIVOTS, log=True)
+    plan, log = ot.emd([], [], ot.dist(*sample.points()), numItermax=PIVOTS, log=True)
     row, column = plan.nonzero()
-    return _result(sample, row, column, plan[row, column], log["v"])
+    return _coupling(sample, row, column, plan[row, column], log["v"])
 
 
-def lazy_pot(*sample: torch.Tensor) -> JointLabelMass:
+def lazy_pot(sample: Sample) -> Coupling:
     """POT's network simplex, which computes a distance whenever it looks at one."""
     ot = import_quietly("ot")
-    source, target = sample[0].double().numpy(), sample[2].double().numpy()
-    _, log = ot.lp.emd2_lazy(source, target, numItermax=PIVOTS, log=True, return_matrix=True)
+    _, log = ot.lp.emd2_lazy(*sample.points(), numItermax=PIVOTS, log=True, return_matrix=True)
     plan = log["G"].tocoo()
-    return _result(sample, plan.row, plan.col, plan.data, log["v"])
+    return _coupling(sample, plan.row, plan.col, plan.data, log["v"])
 
 
-def _result(sample: tuple[torch.Tensor, ...], *arrays: np.ndarray) -> JointLabelMass:
+def _coupling(sample: Sample, *arrays: np.ndarray) -> Coupling:
     """What torch_trf says of its own couplings, of one that POT found: rows, columns, flow and target potential."""
-    source, source_labels, target, target_labels = (x.double() if x.is_floating_point() else x for x in sample)
+    source, target = (torch.as_tensor(points) for points in sample.points())
+    labels, source_labels = sample.target[1], sample.source[1]
     row, column, flow, potential = (torch.as_tensor(array) for array in arrays)
     row, column = row.long(), column.long()
-    mass = torch.zeros(int(target_labels.max()) + 1, int(source_labels.max()) + 1, dtype=torch.float64)
-    mass.index_put_((target_labels[column], source_labels[row]), flow, accumulate=True)
+    mass = torch.zeros(int(labels.max()) + 1, int(source_labels.max()) + 1, dtype=torch.float64)
+    mass.index_put_((labels[column], source_labels[row]), flow, accumulate=True)
     cost = (flow * (source[row] - target[column]).square().sum(-1)).sum()
     dual = potential.mean() + c_transform(source, target, potential).mean()
     weights = [torch.bincount(index, flow, len(x)) for index, x in ((row, source), (column, target))]
     error = sum((weight - 1 / len(weight)).abs().sum() for weight in weights)
     exact = {"epsilon": torch.zeros(()), "iterations": torch.ones(()), "converged": torch.tensor(True)}
-    return JointLabelMass(mass, cost, (cost - dual).clamp(min=0), torch.as_tensor(error), **exact, solver="POT")
+    return Coupling(mass, cost, (cost - dual).clamp(min=0), torch.as_tensor(error), **exact, solver="POT")
 
 
-SOLVERS: dict[str, Callable[..., JointLabelMass]] = {
+SOLVERS: dict[str, Callable[[Sample], Coupling]] = {
     "POT, dense": dense_pot,
     "POT, lazy": lazy_pot,
-    "exact": partial(joint_label_mass, solver="exact"),
-    "sinkhorn, 0.5 %": partial(joint_label_mass, solver="sinkhorn", epsilon=0.005),
-    "sinkhorn, 0.2 %": partial(joint_label_mass, solver="sinkhorn", epsilon=0.002),
+    "exact": partial(Sample.couple, solver=Exact()),
+    "sinkhorn, 0.5 %": partial(Sample.couple, solver=Sinkhorn(epsilon=0.005)),
+    "sinkhorn, 0.2 %": partial(Sample.couple, solver=Sinkhorn(epsilon=0.002)),
 }
 
 
-def measured(name: str, sample: tuple[torch.Tensor, ...], rounds: int) -> tuple[float, float, dict[str, float]]:
-    """Median seconds of a solver, its peak memory in MB above what it imports, and what it found."""
+def measured(name: str, sample: Sample, rounds: int) -> tuple[float, float, dict[str, Any]]:
+    """Median seconds of a solver, its peak memory in MB above what it imports, and its coupling as plain values."""
     solve = SOLVERS[name]
-    solve(*(tensor[:WARM_UP] for tensor in sample))
+    solve(sample.first(WARM_UP))
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
     before = _peak()
     seconds = []
     for _ in range(rounds):
         start = time.perf_counter()
-        found = solve(*sample)
+        coupling = solve(sample)
         seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds), _peak() - before, found.diagnostics() | {"score": otce(found).item()}
+    return statistics.median(seconds), _peak() - before, coupling.as_json()
 
 
 def _peak() -> float:
@@ -135,9 +151,9 @@ def _peak() -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 
 
-def keep(found: dict[str, T], name: str, run: Callable[[], T]) -> None:
-    """Puts what a run gives where it can be found."""
-    found[name] = run()
+def keep(results: dict[str, T], name: str, run: Callable[[], T]) -> None:
+    """Puts the result of a run under its name."""
+    results[name] = run()
 
 
 def solver_rows(data: Data, sizes: list[int], rounds: int) -> list[tuple[str, ...]]:
@@ -148,22 +164,23 @@ def solver_rows(data: Data, sizes: list[int], rounds: int) -> list[tuple[str, ..
         for pixels in sizes:
             sample = data.sample(pixels)
             repeats = rounds if pixels < PIXELS_IN_ALL else 1
-            found = {name: process.submit(measured, name, sample, repeats).result() for name in SOLVERS}
-            baseline = found["POT, dense"][0]
+            results = {name: process.submit(measured, name, sample, repeats).result() for name in SOLVERS}
+            couplings = {name: Coupling.from_json(values) for name, (_, _, values) in results.items()}
+            baseline = results["POT, dense"][0]
             rows += [
                 (
-                    f"{len(sample[0]):,}",
+                    f"{pixels:,}",
                     name,
                     f"{seconds:.2f}",
                     f"{baseline / seconds:.1f}",
                     f"{memory:,.0f}",
-                    f"{known['score']:.4f}",
-                    f"{known['cost']:.4f}",
-                    f"{100 * known['duality_gap'] / known['cost']:.2g}",
-                    f"{known['marginal_error']:.1g}",
-                    f"{known['iterations']:,.0f}",
+                    f"{otce.score(coupling).item():.4f}",
+                    f"{coupling.cost.item():.4f}",
+                    f"{100 * (coupling.duality_gap / coupling.cost).item():.2g}",
+                    f"{coupling.marginal_error.item():.1g}",
+                    f"{coupling.iterations.item():,.0f}",
                 )
-                for name, (seconds, memory, known) in found.items()
+                for (name, coupling), (seconds, memory, _) in zip(couplings.items(), results.values(), strict=True)
             ]
     return rows
 
@@ -186,24 +203,24 @@ def convergence_rows(data: Data, pixels: int, rounds: int) -> list[tuple[str, ..
     sample = data.sample(pixels)
     rows = []
     for epsilon in EPSILONS:
-        seconds, found = {}, {}
-        options = {"solver": "sinkhorn", "epsilon": epsilon, "max_iterations": 30_000}
+        seconds, couplings = {}, {}
+        solver = Sinkhorn(epsilon=epsilon, max_iterations=30_000)
         for name, replaced in WAYS.items():
-            solve = partial(keep, found, name, partial(joint_label_mass, *sample, **options))
-            with mock.patch.dict(vars(_sinkhorn), replaced):
+            solve = partial(keep, couplings, name, partial(sample.couple, solver))
+            with mock.patch.dict(vars(_iterations), replaced):
                 seconds |= medians({name: solve}, rounds=rounds)
         baseline = seconds["from zero, plain"]
         rows += [
             (
                 f"{100 * epsilon:g} %",
                 name,
-                f"{found[name].iterations.item():,}",
+                f"{coupling.iterations.item():,}",
                 f"{seconds[name]:.2f}",
                 f"{baseline / seconds[name]:.1f}",
-                f"{otce(found[name]).item():.4f}",
-                f"{found[name].marginal_error.item():.1g}",
+                f"{otce.score(coupling).item():.4f}",
+                f"{coupling.marginal_error.item():.1g}",
             )
-            for name in found
+            for name, coupling in couplings.items()
         ]
     return rows
 
@@ -211,7 +228,8 @@ def convergence_rows(data: Data, pixels: int, rounds: int) -> list[tuple[str, ..
 def iteration_rows(data: Data, pixels: int) -> list[tuple[str, ...]]:
     """One Sinkhorn iteration: products with the plan that is kept, and logarithms of sums of exponentials."""
     sample = data.sample(pixels)
-    problem = Problem.of(*(tensor.unsqueeze(0) for tensor in sample))
+    target, source = ([tensor.unsqueeze(0) for tensor in side] for side in (sample.target, sample.source))
+    problem = Problem.of(*target, source=tuple(source), **data.classes())
     root = (0.005 * problem.mean_cost).sqrt()[:, None, None]
     problem = replace(problem, source=problem.source / root, target=problem.target / root)
     potential = torch.zeros_like(problem.target_weight)
@@ -227,17 +245,17 @@ def iteration_rows(data: Data, pixels: int) -> list[tuple[str, ...]]:
 
     functions = {
         "logarithms, all pairs in memory": from_logarithms,
-        "products with the plan": of(DenseKernel(problem, potential, torch.float32)),
+        "products with the plan": of(DenseKernel(problem, potential)),
     }
     try:
-        online = of(OnlineKernel(problem, torch.float32))
+        online = of(OnlineKernel(problem))
         online()  # compiles
         functions["logarithms, KeOps"] = online
     except Exception as error:
         print(f"KeOps does not run here and is left out: {type(error).__name__}\n")
     seconds = medians(functions)
     baseline = seconds["logarithms, all pairs in memory"]
-    return [(name, f"{1e3 * found:.1f}", f"{baseline / found:.1f}") for name, found in seconds.items()]
+    return [(name, f"{1e3 * median:.1f}", f"{baseline / median:.1f}") for name, median in seconds.items()]
 
 
 def sample_rows(data: Data) -> list[tuple[str, ...]]:
@@ -246,13 +264,15 @@ def sample_rows(data: Data) -> list[tuple[str, ...]]:
     for metric in ("otce", "jc_otce"):
         for pixels in SAMPLES if metric == "otce" else (2_000,):
             repeats = PIXELS_IN_ALL // pixels
-            options = {"num_pixels": pixels, "num_repeats": repeats, "ignore_index": data.ignore_index}
-            scorer = Scorer(metrics=(metric,), **options, **data.classes())
+            sampling = Sampling(num_pixels=pixels, num_repeats=repeats)
+            scorer = Scorer(metrics=metric, sampling=sampling, ignore_index=data.ignore_index, **data.classes())
+            start = time.perf_counter()
             score = scorer(data.target, data.source)[metric]
+            seconds = time.perf_counter() - start
             spread = "" if score.std is None else f"{score.std:.4f}"
             error = "" if score.std is None else f"{score.std / repeats**0.5:.4f}"
             size = f"{score.pixels:,}"
-            rows.append((metric, str(repeats), size, f"{score.score:.4f}", spread, error, f"{score.seconds:.2f}"))
+            rows.append((metric, str(repeats), size, f"{score.score:.4f}", spread, error, f"{seconds:.2f}"))
     return rows
 
 
@@ -262,27 +282,27 @@ def map_rows(data: Data, rounds: int) -> list[tuple[str, ...]]:
         solver: Mapper(metric="otce", patch_size=4, ignore_index=data.ignore_index, solver=solver, **data.classes())
         for solver in ("exact", "sinkhorn")
     }
-    made: dict[str, ScoreMap] = {}
+    maps: dict[str, ScoreMap] = {}
     seconds = medians(
         {
-            solver: partial(keep, made, solver, partial(run, data.target, data.source))
-            for solver, run in mappers.items()
+            solver: partial(keep, maps, solver, partial(mapper, data.target, data.source))
+            for solver, mapper in mappers.items()
         },
         rounds,
     )
-    values = {solver: found.values[found.valid] for solver, found in made.items()}
+    values = {solver: score_map.values[score_map.valid] for solver, score_map in maps.items()}
     difference = (values["sinkhorn"] - values["exact"]).abs()
     return [
         (
             solver,
-            f"{made[solver].values.numel():,}",
-            f"{made[solver].count.max().item():,}",
-            f"{found:.2f}",
-            f"{seconds['exact'] / found:.1f}",
+            f"{maps[solver].values.numel():,}",
+            f"{maps[solver].count.max().item():,}",
+            f"{median:.2f}",
+            f"{seconds['exact'] / median:.1f}",
             f"{values[solver].mean().item():.4f}",
             "" if solver == "exact" else f"{difference.mean().item():.4f}, {difference.max().item():.4f}",
         )
-        for solver, found in seconds.items()
+        for solver, median in seconds.items()
     ]
 
 
@@ -293,7 +313,7 @@ def main() -> None:
     parser.add_argument("--source", type=Path, help="folder of features; made up by default")
     parser.add_argument("--ignore_index", type=int, default=IGNORE_INDEX)
     parser.add_argument("--pixels", type=int, nargs="+", default=[2000], help="a side, drawn for the solvers")
-    parser.add_argument("--rounds", type=int, default=3, help="of which the median is told")
+    parser.add_argument("--rounds", type=int, default=3, help="of which the median is printed")
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=TABLES)
     arguments = parser.parse_args()
     if (arguments.target is None) != (arguments.source is None):

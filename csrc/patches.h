@@ -1,5 +1,5 @@
 // What the kernels over patches share, on the CPU and on CUDA: where the pixels of a patch lie, which of them count,
-// and the tensors that receive the sums. The schemas, the meaning of each output and the references are in torch_trf/_ops.
+// and the tensors that receive the sums.
 #pragma once
 
 #include <algorithm>
@@ -7,18 +7,9 @@
 #include <initializer_list>
 #include <vector>
 
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/macros.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/macros/Macros.h>
-#include <torch/headeronly/util/Exception.h>
+#include "tensors.h"
 
 namespace torch_trf {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 // Columns of `faults`.
 enum Fault : int { kBadLabels, kLeastBadLabel, kLargestBadLabel, kNonFinite, kFaults };
@@ -42,14 +33,14 @@ struct Geometry {
   int64_t feature_strides[4];  // image, channel, row, column
   int64_t label_strides[3];    // image, row, column
 
-  // A patch is a window of one image or, pooled over the batch, the same window of every image. Patches are numbered
-  // image by image, row by row, and so are the pixels of a patch.
+  // A patch is a rectangle of one image or, pooled over the batch, the same rectangle of every image. Patches are
+  // numbered image by image, row by row, and so are the pixels of a patch.
   C10_HOST_DEVICE Offsets locate(int64_t patch, int64_t pixel) const {
-    const int64_t windows = patch_rows * patch_columns, window = patch % windows;
-    const int64_t window_pixels = patch_height * patch_width, place = pixel % window_pixels;
-    const int64_t row = window / patch_columns * stride_height + place / patch_width;
-    const int64_t column = window % patch_columns * stride_width + place % patch_width;
-    return at(patch / windows + pixel / window_pixels, row, column);
+    const int64_t rectangles = patch_rows * patch_columns, rectangle = patch % rectangles;
+    const int64_t area = patch_height * patch_width, inside = pixel % area;
+    const int64_t row = rectangle / patch_columns * stride_height + inside / patch_width;
+    const int64_t column = rectangle % patch_columns * stride_width + inside % patch_width;
+    return at(patch / rectangles + pixel / area, row, column);
   }
 
   C10_HOST_DEVICE Offsets at(int64_t image, int64_t row, int64_t column) const {
@@ -57,42 +48,49 @@ struct Geometry {
             image * label_strides[0] + row * label_strides[1] + column * label_strides[2]};
   }
 
+  // Among the rows that `make_rows` has for the chunks.
+  C10_HOST_DEVICE int64_t chunk_row(int64_t patch, int64_t chunk) const { return patch * chunks + chunk; }
+
   C10_HOST_DEVICE bool is_class(int64_t label) const { return label >= 0 && label < classes; }
 };
 
-struct Windows {
+// How images are cut into patches.
+struct PatchGrid {
   int64_t height, width, stride_height, stride_width;
 };
 
-// `sums`: how many numbers a chunk of a patch holds.
-inline Geometry make_geometry(const Tensor& features, const Tensor& labels, int64_t num_classes, const Windows& windows,
-                              bool pool_batch, int64_t ignore_index, int64_t sums) {
-  STD_TORCH_CHECK(features.dim() == 4 && labels.dim() == 3, "features must be [B, D, H, W] and labels [B, H, W]");
+inline PatchGrid grid_of_cells(int64_t height, int64_t width) { return {height, width, height, width}; }
+
+// `numbers`: how many a chunk of a patch holds. The checks are those of `check_pixels` in Python: an op that is called
+// past it must not read beyond its tensors.
+inline Geometry make_geometry(const Tensor& features, const Tensor& labels, int64_t num_classes, const PatchGrid& grid,
+                              bool pool_batch, int64_t ignore_index, int64_t numbers) {
+  STD_TORCH_CHECK(features.dim() == 4 && labels.dim() == 3 && features.size(0) == labels.size(0) &&
+                      features.size(2) == labels.size(1) && features.size(3) == labels.size(2),
+                  "features ", shape_of(features), " must be [B, D, H, W] and labels ", shape_of(labels), " [B, H, W]");
   const int64_t images = features.size(0), height = features.size(2), width = features.size(3);
-  STD_TORCH_CHECK(labels.size(0) == images && labels.size(1) == height && labels.size(2) == width,
-                  "features and labels must lie on the same grid");
-  STD_TORCH_CHECK(labels.get_device() == features.get_device() && labels.is_cuda() == features.is_cuda(),
-                  "features and labels must be on the same device");
-  STD_TORCH_CHECK(features.size(1) > 0, "features must have a channel");
-  STD_TORCH_CHECK(num_classes > 0, "num_classes must be positive");
-  STD_TORCH_CHECK(windows.height > 0 && windows.height <= height && windows.width > 0 && windows.width <= width,
-                  "a patch must have at least one pixel and fit into the image");
-  STD_TORCH_CHECK(windows.stride_height > 0 && windows.stride_width > 0, "the stride must be positive");
+  STD_TORCH_CHECK(features.size(1) > 0, "features ", shape_of(features), " have no channel");
+  STD_TORCH_CHECK(on_same_device(features, labels), "features and labels must be on one device");
+  STD_TORCH_CHECK(num_classes > 0, "num_classes must be positive, not ", num_classes);
+  STD_TORCH_CHECK(grid.height > 0 && grid.height <= height && grid.width > 0 && grid.width <= width, "a patch of ",
+                  grid.height, " x ", grid.width, " pixels does not fit into ", height, " x ", width, " pixels");
+  STD_TORCH_CHECK(grid.stride_height > 0 && grid.stride_width > 0, "the stride must be positive, not ",
+                  grid.stride_height, " x ", grid.stride_width, " pixels");
   Geometry g{};
   g.images = images;
   g.channels = features.size(1);
   g.classes = num_classes;
   g.ignore_index = ignore_index;
-  g.patch_height = windows.height;
-  g.patch_width = windows.width;
-  g.stride_height = windows.stride_height;
-  g.stride_width = windows.stride_width;
-  g.patch_rows = (height - windows.height) / windows.stride_height + 1;
-  g.patch_columns = (width - windows.width) / windows.stride_width + 1;
+  g.patch_height = grid.height;
+  g.patch_width = grid.width;
+  g.stride_height = grid.stride_height;
+  g.stride_width = grid.stride_width;
+  g.patch_rows = (height - grid.height) / grid.stride_height + 1;
+  g.patch_columns = (width - grid.width) / grid.stride_width + 1;
   g.patch_images = pool_batch ? images : 1;
   g.patches = g.patch_rows * g.patch_columns * (pool_batch ? 1 : images);
-  g.patch_pixels = windows.height * windows.width * g.patch_images;
-  const int64_t most_chunks = std::max<int64_t>(1, kMostPartialSums / std::max<int64_t>(1, g.patches * sums));
+  g.patch_pixels = grid.height * grid.width * g.patch_images;
+  const int64_t most_chunks = std::max<int64_t>(1, kMostPartialSums / std::max<int64_t>(1, g.patches * numbers));
   g.chunk_pixels = std::max(kChunkPixels, (g.patch_pixels + most_chunks - 1) / most_chunks);
   g.chunks = std::max<int64_t>(1, (g.patch_pixels + g.chunk_pixels - 1) / g.chunk_pixels);
   for (int i = 0; i < 4; ++i) g.feature_strides[i] = features.stride(i);
@@ -100,11 +98,12 @@ inline Geometry make_geometry(const Tensor& features, const Tensor& labels, int6
   return g;
 }
 
-// `conditional`: p(y|z) of every patch.
-inline void check_conditional(const Tensor& conditional, const Geometry& g) {
-  STD_TORCH_CHECK(conditional.scalar_type() == ScalarType::Double && conditional.is_contiguous() &&
-                      conditional.numel() == g.patches * g.classes * g.channels,
-                  "target_given_source must be contiguous float64 [*patches, K, Z]");
+// `target_given_source`: p(y|z) of every patch.
+inline void check_target_given_source(const Tensor& target_given_source, const Geometry& g) {
+  STD_TORCH_CHECK(target_given_source.scalar_type() == ScalarType::Double && target_given_source.is_contiguous() &&
+                      target_given_source.numel() == g.patches * g.classes * g.channels,
+                  "target_given_source ", shape_of(target_given_source), " must be contiguous float64 [*patches, K, Z]",
+                  " of ", g.patches, " patches, K=", g.classes, ", Z=", g.channels);
 }
 
 // Zeros with a row for each patch or, chunked, for each chunk of each patch.
@@ -142,7 +141,8 @@ void dispatch_features(const Tensor& features, const Run& run) {
     case ScalarType::Double: return run(static_cast<double*>(nullptr));
     case ScalarType::Half: return run(static_cast<torch::headeronly::Half*>(nullptr));
     case ScalarType::BFloat16: return run(static_cast<torch::headeronly::BFloat16*>(nullptr));
-    default: STD_TORCH_CHECK(false, "features must be float64, float32, float16 or bfloat16");
+    default: STD_TORCH_CHECK(false, "features must be float64, float32, float16 or bfloat16, not ",
+                             toString(features.scalar_type()));
   }
 }
 
@@ -153,7 +153,7 @@ void dispatch_labels(const Tensor& labels, const Run& run) {
     case ScalarType::Long: return run(static_cast<int64_t*>(nullptr));
     case ScalarType::Int: return run(static_cast<int32_t*>(nullptr));
     case ScalarType::Byte: return run(static_cast<uint8_t*>(nullptr));
-    default: STD_TORCH_CHECK(false, "labels must be int64, int32 or uint8");
+    default: STD_TORCH_CHECK(false, "labels must be int64, int32 or uint8, not ", toString(labels.scalar_type()));
   }
 }
 

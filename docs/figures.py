@@ -13,9 +13,9 @@ FOLDER = Path(__file__).resolve().parent
 DEMO = "demo"  # folder of the demo's results, as the README calls it
 COMMANDS = (
     f"demo --output {DEMO}",
-    f"score --target {DEMO}/features/target --source {DEMO}/features/source --logit_name logits"
+    f"score --target {DEMO}/features/target --source {DEMO}/features/source --logits logits"
     " --metrics leep logme hscore nce otce --num_pixels 2000 --num_repeats 5",
-    f"map --target {DEMO}/features/target --logit_name logits --metric leep --patch_size 4 --stride 1 --pool image"
+    f"map --target {DEMO}/features/target --logits logits --metric leep --patch_size 4 --stride 1 --pool image"
     f" --images {DEMO}/pictures --output {DEMO}/map",
 )
 FIGURES = {"scenes": "scenes", "correlation": "scatter", "map": "map"}  # of the demo, and as they are called here

@@ -138,15 +138,15 @@ def fine_tune(path: Path, few: Scenes, seed: int) -> nn.Module:
 def compare(options: argparse.Namespace, epochs: dict[str, int], labeled: Scenes, unseen: Scenes) -> None:
     """Fine-tunes checkpoints, all on the same few pictures, and prints their mean IoU on unseen ones."""
     draws = [torch.randperm(len(labeled))[:FEW_PICTURES].tolist() for _ in range(REPEATS)]
-    found = {}
+    accuracies = {}
     for epoch in tqdm(sorted(set(epochs.values())), "fine-tuning", unit="checkpoint", leave=False):
         path = options.output / f"epoch_{epoch}.pt"
         tuned = [fine_tune(path, Subset(labeled, draw), options.seed) for draw in draws]
         before, *after = (evaluate(model, unseen) for model in (load(path), *tuned))
-        found[epoch] = (before, sum(after) / REPEATS, *after)
+        accuracies[epoch] = (before, sum(after) / REPEATS, *after)
     print_row("checkpoint", "epoch", "before", "after", *(f"draw_{draw}" for draw in range(1, REPEATS + 1)))
     for name, epoch in epochs.items():
-        print_row(name, epoch, *found[epoch])
+        print_row(name, epoch, *accuracies[epoch])
 
 
 def print_row(*cells: str | int | float) -> None:

@@ -1,20 +1,21 @@
-"""What the tests share: random pixels and images, comparisons, statistics along leading dimensions, another Python."""
+"""What the tests share: random pixels, comparisons, what metrics see of pixels, another Python."""
 
 import os
 import subprocess
 import sys
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import strategies as st
 
-from torch_trf import metrics
 from torch_trf.datasets import ROAD_CLASSES, RoadScenes
+from torch_trf.metrics import METRICS
+from torch_trf.pixels import Pixels
 from torch_trf.statistics import JointMass, LogLikelihood, Moments
 
 IGNORED = 250
+SOURCE_CLASSES = 3
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 LABEL_DTYPES = [torch.int64, torch.int32, torch.uint8]
 every_pool = pytest.mark.parametrize("pool_batch", [True, False], ids=["dataset", "image"])
@@ -122,13 +123,46 @@ def log_likelihood(logits, labels, *, num_classes, **options):
     return LogLikelihood.from_pixels(logits, labels, joint_mass=joint_mass, **options)
 
 
-METRICS = {  # a statistic from pixels, and the metric on it
-    "leep": (log_likelihood, metrics.leep),
-    "nce": (partial(JointMass.from_pixels, hard=True), metrics.nce),
-    "logme": (Moments.from_pixels, metrics.logme),
-    "hscore": (Moments.from_pixels, metrics.hscore),
-    "regularized_hscore": (Moments.from_pixels, metrics.regularized_hscore),
-}
+def last_look(metric, tensor, labels, *, num_classes, ignore_index=255, **options):
+    """What a metric's last look gives of pixels, each look given what the one before gave; of a sample, one repeat."""
+    pixels, statistic = Pixels.of(tensor, labels, tensor), None
+    for look in metric.looks:
+        statistic = look(pixels, statistic, num_classes=num_classes, ignore_index=ignore_index, **options)
+    return statistic[0] if metric.draws else statistic
+
+
+def some_source(channels, *, device):
+    """Features and labels of source pixels, for metrics that need a source."""
+    return random_pixels(12, channels, SOURCE_CLASSES, device=device, seed=9)
+
+
+def score_of(metric, statistic, *, num_classes):
+    """A metric's score of what its last look gave; a metric that needs a source has `some_source`."""
+    if metric.needs_source:
+        statistic = metric.couple_pixels(
+            statistic.features,
+            statistic.labels,
+            source=some_source(statistic.channels, device=statistic.device),
+            num_classes=num_classes,
+            num_source_classes=SOURCE_CLASSES,
+        )
+    return metric.score(statistic)
+
+
+def score_of_pixels(metric, tensor, labels, *, num_classes, **options):
+    """A metric's score of pixels, by its looks; NaN where there is none."""
+    return score_of(
+        metric, last_look(metric, tensor, labels, num_classes=num_classes, **options), num_classes=num_classes
+    )
+
+
+def metrics_that(condition):
+    """Parametrises a test over the metrics of the table that fulfil a condition."""
+    metrics = [metric for metric in METRICS.values() if condition(metric)]
+    return pytest.mark.parametrize("metric", metrics, ids=[metric.name for metric in metrics])
+
+
+every_metric = metrics_that(lambda metric: True)
 
 
 def write_features(folder, *, shift=0.5, seed=0, num_images=3, height=24, width=32):

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torchmetrics import MetricCollection
 
-from torch_trf import FeatureFolder, Scorer
+from torch_trf import FeatureFolder, Sampling, Scorer, score_folder
 from torch_trf.cli import main
 from torch_trf.integrations.checkpoint import score_checkpoint
 from torch_trf.integrations.torchmetrics import TransferabilityMap, TransferabilityScore
@@ -23,7 +23,7 @@ from torch_trf.statistics import Faults, JointMass, Moments, PixelSample, all_re
 IMAGES, K, D, Z, H, W = 7, 3, 5, 4, 8, 12
 ONE_PASS = ("leep", "logme", "hscore", "regularized_hscore", "nce")
 FOLDER = {"metrics": (*ONE_PASS, "otce"), "num_classes": 8, "num_source_classes": 8, "ignore_index": 250}
-SAMPLED = {"num_pixels": 90, "num_repeats": 2}
+SAMPLED = {"sampling": Sampling(num_pixels=90, num_repeats=2)}
 
 
 def images(part=slice(None)):
@@ -91,22 +91,32 @@ def statistics(part):
     }
 
 
-def score_folder(folder, rank=0, size=1, **options):
-    target, source = (FeatureFolder(folder / name).part(rank, size) for name in ("target", "source"))
-    return {name: score.score for name, score in Scorer(**FOLDER, **options)(target, source).items()}
+def values(scores):
+    return {name: score.score for name, score in scores.items()}
+
+
+def folder_of(path):
+    """Features that are class scores, too."""
+    return FeatureFolder(path, logits="final")
+
+
+def score_parts(folder, rank=0, size=1, **options):
+    """Scores of a folder of which each rank takes a part."""
+    target, source = (folder_of(folder / name).part(rank, size) for name in ("target", "source"))
+    return values(Scorer(**FOLDER, **options)(target, source))
 
 
 def score_tensors(part, **options):
     """Scores of batches that can be read again, and LEEP of those that can be read once."""
     scores = Scorer(metrics=ONE_PASS, num_classes=K, **options)(batches(part))
     once = Scorer(metrics=("leep",), num_classes=K, **options)(iter(batches(part)))
-    return {name: score.score for name, score in scores.items()} | {"once": once["leep"].score}
+    return values(scores) | {"once": once["leep"].score}
 
 
 def score_model(part):
     """Scores of a model that gives the images as they are."""
     loader = [(features, labels) for features, labels, _ in batches(part)]
-    options = {"num_classes": K, "metrics": ("logme",), "all_ranks": True, "progress": False}
+    options = {"num_classes": K, "metrics": "logme", "all_ranks": True}
     return score_checkpoint(torch.nn.Identity(), loader, "", **options, **SAMPLED)["logme"].score
 
 
@@ -121,7 +131,7 @@ def outcome(function):
 def held(metric):
     """How many pixels a score itself has met."""
     running = metric.metric_state["_running"]
-    return int(running["moments"].total.count) if running else 0
+    return int(running["Moments(features)"].total.count) if running else 0
 
 
 def goes_on(make, part):
@@ -177,32 +187,34 @@ def unlike(make, features, labels):
 
 
 def everything(rank, size, empty, folder):
-    """All that a rank finds, by name."""
+    """All results of a rank, by name."""
     part = part_of(rank, size, empty)
     first = rank == (empty == 0)
     features, labels, _ = images()
-    found = {name: goes_on(make, part) for name, make in MAKERS.items()}
-    known = statistics(part) if rank != empty else {}
-    found["statistics"] = {name: merged.state() for name, merged in all_reduce(known).items()}
-    found |= {str(dtype): sampled(part, dtype) for dtype in (torch.float32, torch.bfloat16)}
-    found["forward"] = forwarded(part)
-    found["forward in step"] = make_score(dist_sync_on_step=True)(*images(slice(rank, rank + 1)))
-    found["group"] = in_a_group(rank)
-    found["bad labels"] = bad_labels(part, first)
-    found["nothing at first"] = nothing_at_first()
+    results = {name: goes_on(make, part) for name, make in MAKERS.items()}
+    of_part = statistics(part) if rank != empty else {}
+    results["statistics"] = {name: merged.state() for name, merged in all_reduce(of_part).items()}
+    results |= {str(dtype): sampled(part, dtype) for dtype in (torch.float32, torch.bfloat16)}
+    results["forward"] = forwarded(part)
+    results["forward in step"] = make_score(dist_sync_on_step=True)(*images(slice(rank, rank + 1)))
+    results["group"] = in_a_group(rank)
+    results["bad labels"] = bad_labels(part, first)
+    results["nothing at first"] = nothing_at_first()
     channels = 2 if rank == 0 else D
-    found["other channels"] = unlike(lambda: make_score(metrics=("logme",)), features[:, :channels], labels)
+    results["other channels"] = unlike(lambda: make_score(metrics=("logme",)), features[:, :channels], labels)
     width = W + (rank > 0)  # of as many patches
     padded = [torch.nn.functional.pad(tensor, (0, width - W)) for tensor in (features, labels)]
-    found["other size"] = unlike(make_map, *padded)
-    found["folder"] = score_folder(folder, rank, size, all_ranks=True)
-    found["sampled folder"] = score_folder(folder, rank, size, all_ranks=True, **SAMPLED)
-    found["tensors"] = score_tensors(part, all_ranks=True)
-    found["model"] = score_model(part)
+    results["other size"] = unlike(make_map, *padded)
+    results["folder"] = score_parts(folder, rank, size, all_ranks=True)
+    results["sampled folder"] = score_parts(folder, rank, size, all_ranks=True, **SAMPLED)
+    options = {"source": folder_of(folder / "source"), "metrics": FOLDER["metrics"], "ignore_index": 250}
+    results["shared folder"] = values(score_folder(folder_of(folder / "target"), **options, **SAMPLED))
+    results["tensors"] = score_tensors(part, all_ranks=True)
+    results["model"] = score_model(part)
     dist.barrier()
     if rank < size - 1:  # the last one has left
-        found["left alone"] = outcome(updated(make_score(), part).compute)
-    return found
+        results["left alone"] = outcome(updated(make_score(), part).compute)
+    return results
 
 
 def rank_main(rank, settings, folder):
@@ -212,9 +224,9 @@ def rank_main(rank, settings, folder):
         if rank < size:
             store = f"file://{folder}/store-{size}"
             dist.init_process_group("gloo", store, timedelta(seconds=60), world_size=size, rank=rank)
-            found = everything(rank, size, empty, Path(folder))
+            results = everything(rank, size, empty, Path(folder))
             dist.destroy_process_group()
-            torch.save(found, f"{folder}/{size}-{rank}.pt")
+            torch.save(results, f"{folder}/{size}-{rank}.pt")
 
 
 if __name__ == "__main__":

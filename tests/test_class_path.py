@@ -7,6 +7,7 @@ from torchvision.models import _api, segmentation
 from torchvision.transforms import v2
 
 from torch_trf._class_path import instantiate
+from torch_trf.ranking._candidate import torchvision_models
 
 
 def named(path, **arguments):
@@ -20,15 +21,15 @@ def test_a_class_without_arguments(what):
 
 def test_arguments_may_be_made_too():
     inner = [named("torchvision.transforms.v2.Resize", size=[4, 5]), "torchvision.transforms.v2.RandomHorizontalFlip"]
-    made = instantiate(named("torchvision.transforms.v2.Compose", transforms=[inner[0], named(inner[1], p=1.0)]))
-    assert isinstance(made, v2.Compose)
-    assert [type(each) for each in made.transforms] == [v2.Resize, v2.RandomHorizontalFlip]
-    assert made(torch.zeros(3, 8, 8)).shape == (3, 4, 5)
+    result = instantiate(named("torchvision.transforms.v2.Compose", transforms=[inner[0], named(inner[1], p=1.0)]))
+    assert isinstance(result, v2.Compose)
+    assert [type(each) for each in result.transforms] == [v2.Resize, v2.RandomHorizontalFlip]
+    assert result(torch.zeros(3, 8, 8)).shape == (3, 4, 5)
 
 
 def test_arguments_may_be_types_of_tensors():
-    made = instantiate(named("torchvision.transforms.v2.ToDtype", dtype="torch.float32", scale=True))
-    assert made(torch.full((3, 1, 1), 255, dtype=torch.uint8)).flatten().tolist() == [1.0] * 3
+    result = instantiate(named("torchvision.transforms.v2.ToDtype", dtype="torch.float32", scale=True))
+    assert result(torch.full((3, 1, 1), 255, dtype=torch.uint8)).flatten().tolist() == [1.0] * 3
 
 
 @pytest.mark.parametrize("text", ["torch.pt", "torch.", "torch.nowhere.float32", "torch.nn", "torchvision"])
@@ -45,6 +46,33 @@ def test_functions_and_what_lies_inside_classes_make_too():
     assert instantiate(named("collections.OrderedDict.fromkeys", iterable="ab", value=7)) == {"a": 7, "b": 7}
 
 
+NAMED = {"relu": nn.ReLU, "conv": nn.Conv2d, "chain": nn.Sequential}
+
+
+@pytest.mark.parametrize("what", ["relu", {"class_path": "relu"}, named("relu", inplace=True)])
+def test_a_short_name_is_what_the_caller_says(what):
+    assert isinstance(instantiate(what, NAMED), nn.ReLU)
+
+
+def test_short_names_hold_inside_arguments_and_beside_paths():
+    result = instantiate(named("torch.nn.ModuleList", modules=[{"class_path": "relu"}, named("torch.nn.Tanh")]), NAMED)
+    assert [type(each) for each in result] == [nn.ReLU, nn.Tanh]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("rleu", "'rleu' is none of relu, nor the dotted path of a class"),
+        ("nothing_alike", "'nothing_alike' is none of relu, conv, chain, nor the dotted path of a class"),
+        ("conv", "conv cannot be made: TypeError: .* missing 3 required .* 'in_channels'"),
+        (named("relu", depth=3), "relu cannot be made: TypeError: .* unexpected keyword argument 'depth'"),
+    ],
+)
+def test_a_short_name_that_cannot_be_made_is_an_error(name, message):
+    with pytest.raises(ValueError, match=message):
+        instantiate(name, NAMED)
+
+
 @pytest.fixture
 def no_downloads(monkeypatch):
     """Fails where torchvision would fetch weights."""
@@ -56,25 +84,28 @@ def no_downloads(monkeypatch):
 
 
 @pytest.mark.usefixtures("no_downloads")
-def test_a_name_is_of_a_torchvision_model_without_weights():
-    made = instantiate(named("lraspp_mobilenet_v3_large", num_classes=3))
-    assert isinstance(made, segmentation.LRASPP)
-    assert made.classifier.high_classifier.out_channels == 3
+def test_a_short_name_of_a_torchvision_model_is_one_without_weights():
+    model = instantiate(named("lraspp_mobilenet_v3_large", num_classes=3), torchvision_models())
+    assert isinstance(model, segmentation.LRASPP)
+    assert model.classifier.high_classifier.out_channels == 3
     with pytest.raises(ValueError, match=r"resnet18 cannot be made: AssertionError: https.* is fetched"):
-        instantiate(named("resnet18", weights="DEFAULT"))  # where they are asked for
+        instantiate(named("resnet18", weights="DEFAULT"), torchvision_models())  # where they are asked for
+    with pytest.raises(ValueError, match=r"resnet18 cannot be made: TypeError: .* unexpected keyword argument 'depth'"):
+        instantiate(named("resnet18", depth=3), torchvision_models())
+    with pytest.raises(ValueError, match=r"'resnet1000' is none of resnet101, .*, nor the dotted path of a class"):
+        instantiate("resnet1000", torchvision_models())
 
 
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ("resnet1000", "resnet1000 cannot be made: Unknown model resnet1000"),
+        ("relu", "'relu' is none of .*, nor the dotted path of a class"),
         ("nowhere.to.be.Found", "there is no module 'nowhere': install its package, or put its folder on PYTHONPATH"),
         ("torch.nowhere.Found", "cannot be made: .* has no attribute 'nowhere'"),
         ("torch.nn.Conv9d", "torch.nn.Conv9d cannot be made: AttributeError: .* no attribute 'Conv9d'"),
         ("torch.nn.Conv2d", "torch.nn.Conv2d cannot be made: TypeError: .* missing 3 required .* 'in_channels'"),
         (named("torch.nn.ReLU", depth=3), "ReLU cannot be made: TypeError: .* unexpected keyword argument 'depth'"),
         (named("torch.nn.Conv2d", in_channels=3, out_channels=4, kernel_size=1, groups=2), "must be divisible"),
-        (named("resnet18", depth=3), "resnet18 cannot be made: TypeError: .* unexpected keyword argument 'depth'"),
         ("torch.float32", "torch.float32 cannot be made: TypeError"),
         (".relative", "cannot be made"),
         ({}, "neither a path nor"),

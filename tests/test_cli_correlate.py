@@ -10,6 +10,7 @@ from PIL import Image
 import torch_trf
 from torch_trf import Score
 from torch_trf.cli import main
+from torch_trf.metrics import as_metric, as_metrics
 from torch_trf.ranking import Ranking, Result, correlation, read_accuracies, read_scores
 
 SCORES = {
@@ -18,6 +19,7 @@ SCORES = {
     "vit": {"logme": 0.2, "leep": -0.3},
     "fcn": {"logme": 0.1, "leep": -2},
 }
+UNIT = "somethings"
 BY_METRIC = {metric: {name: float(row[metric]) for name, row in SCORES.items()} for metric in ("logme", "leep")}
 ACCURACIES = {"resnet": 0.61, "unet": 0.48, "vit": 0.7, "fcn": 0.55}
 CSV = "name,accuracy\nresnet,0.61\nunet,0.48\nvit,0.70\nfcn,0.55\n"
@@ -42,11 +44,12 @@ def ranked(folder, failures=()):
     results = []
     for name in SCORES:
         row = {metric: of_models[name] for metric, of_models in BY_METRIC.items()}
-        scores = {metric: Score(score=score, repeats=(score,), pixels=9, seconds=0.1) for metric, score in row.items()}
+        scores = {metric: Score(score=score, values=(score,), pixels=9, unit=UNIT) for metric, score in row.items()}
         failure = "no weights" if name in failures else None
-        of_file = {"by_class": {}, "map": None, "settings": {}, "seconds": {}}
+        of_file = {"map": None, "settings": {}, "seconds": {}}
         results.append(Result(name=name, scores={} if failure else scores, failure=failure, **of_file))
-    Ranking(results=tuple(results), by="logme", target={"num_classes": 3}, shown=0).write(folder)
+    metrics = {"metrics": as_metrics(list(BY_METRIC)), "map_metric": as_metric("leep")}
+    Ranking(results=tuple(results), by="logme", target={"num_classes": 3}, shown=0, **metrics).write(folder)
     (folder / "ranking.json").rename(folder / "scores.json")
 
 
@@ -58,9 +61,9 @@ def test_prints_how_well_each_predictor_agrees(files, capsys):
     assert lines[4] == lines[9] == ""
     assert coefficients[0] == ["", "spearman", "weighted kendall", "kendall", "pearson"]
     assert regrets[0] == ["", "top-1 regret", "top-2 regret"]
-    found = correlation(BY_METRIC, ACCURACIES, top=2, num_resamples=40, seed=5)
+    result = correlation(BY_METRIC, ACCURACIES, top=2, num_resamples=40, seed=5)
     assert [row[0] for row in coefficients[1:]] == [row[0] for row in regrets[1:]] == ["logme", "leep", "random order"]
-    for agreement, of_orders, of_best in zip(found.agreements.values(), coefficients[1:], regrets[1:], strict=True):
+    for agreement, of_orders, of_best in zip(result.agreements.values(), coefficients[1:], regrets[1:], strict=True):
         names = ("spearman", "weighted_kendall", "kendall", "pearson")
         assert of_orders[1:] == [str(getattr(agreement, name)) for name in names]
         assert of_best[1:] == [each.text(decimals=4) for each in (agreement.top_1_regret, agreement.top_k_regret)]
@@ -85,6 +88,7 @@ def test_writes_all_of_it(files, capsys):
     accuracies = {name: round(100 * accuracy) for name, accuracy in ACCURACIES.items()}
     assert (value["accuracies"], value["predictors"]) == (accuracies, BY_METRIC | {"source accuracy": source})
     assert (value["top"], value["num_resamples"], value["seed"]) == (3, 40, 0)
+    assert value["units"] == dict.fromkeys(BY_METRIC, "nats")
     assert value["versions"]["torch_trf"] == torch_trf.__version__
     with written[1].open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -107,8 +111,11 @@ def test_a_figure_that_cannot_be_drawn_leaves_no_file(files, monkeypatch):
 def test_reads_a_ranking(files, capsys):
     correlate(files)
     expected = capsys.readouterr().out
+    table = read_scores(str(files / "scores.json"))
+    assert (table.scores, table.units, table.failures) == (BY_METRIC, {}, {})
     ranked(files)
-    assert read_scores(files / "scores.json") == (BY_METRIC, {})
+    table = read_scores(files / "scores.json")
+    assert (table.scores, table.units, table.failures) == (BY_METRIC, dict.fromkeys(BY_METRIC, UNIT), {})
     assert correlate(files) == 0
     assert capsys.readouterr().out == expected
 
@@ -125,7 +132,7 @@ def test_what_failed_in_the_ranking_is_left_out(files, capsys, accuracies):
 
 def test_reads_what_spreadsheets_write(files):
     (files / "accuracies.csv").write_bytes(b"\xef\xbb\xbf" + CSV.replace("\n", "\r\n").encode())
-    assert read_accuracies(files / "accuracies.csv") == (ACCURACIES, None)
+    assert read_accuracies(str(files / "accuracies.csv")) == (ACCURACIES, None)
 
 
 def damaged_ranking(change):

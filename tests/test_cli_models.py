@@ -19,6 +19,7 @@ from torch import nn
 from torch_trf import FeatureFolder, Scorer
 from torch_trf.cli import main
 from torch_trf.datasets import ROAD_CLASSES, RoadScenes
+from torch_trf.metrics import LogME
 
 from .helpers import IGNORED
 
@@ -96,10 +97,44 @@ def test_rank_prints_and_writes_what_it_found(data, capsys):
     assert written["versions"].keys() >= {"torch", "torch_trf"}
 
 
+class Spread(LogME):
+    """A metric of somebody."""
+
+    name, unit = "spread", "squares"
+
+
+def test_rank_takes_metrics_with_options_and_of_somebody(data, capsys):
+    logme = {"class_path": "logme", "init_args": {"absent_classes": "include"}}
+    theirs = {"class_path": f"{__name__}.Spread", "init_args": {"softmax": True}}
+    assert rank(data, metrics=[logme, "leep", theirs], by="spread", map_metric=theirs) == 0
+    assert capsys.readouterr().out.splitlines()[0].split()[:4] == ["rank", "candidate", "spread", "(squares)"]
+    [first, _] = json.loads((data / "made" / "ranking.json").read_text())["candidates"]
+    assert list(first["scores"]) == ["logme", "leep", "spread"]
+    settings = first["settings"]["scorer"]["metrics"]
+    assert settings["logme"]["init_args"] == {"absent_classes": "include", "softmax": False}
+    assert settings["spread"]["class_path"] == theirs["class_path"]
+    assert "spread of a patch, squares" in (data / "made" / "report.html").read_text()
+
+
+def test_rank_takes_metrics_and_solver_on_the_command_line(data, capsys):
+    knn, solver = ("{class_path: knn, init_args: {neighbors: 3}}", "{class_path: sinkhorn, init_args: {epsilon: 0.1}}")
+    source = target(data) | {"num_classes": len(ROAD_CLASSES)}
+    candidates = [candidate(source=source)]
+    options = ["--metrics", "otce", knn, f"{__name__}.Spread", "--solver", solver, "--map_metric", "nce"]
+    assert rank(data, *options, "--strategy", "uniform", "--precision", "float32", candidates=candidates) == 0
+    [first] = json.loads((data / "made" / "ranking.json").read_text())["candidates"]
+    assert list(first["scores"]) == ["otce", "knn", "spread"]
+    assert first["scores"]["otce"]["coupling"]["solver"] == "sinkhorn"
+    assert first["settings"]["scorer"]["solver"]["init_args"]["epsilon"] == 0.1
+    assert first["settings"]["scorer"]["metrics"]["knn"]["init_args"]["neighbors"] == 3
+    assert first["settings"]["model"]["sampling"]["strategy"] == "uniform"
+    assert first["map"] is not None
+
+
 def test_rank_goes_on_where_it_ended_and_says_what_changed(data, capsys):
     rank(data)
     first = capsys.readouterr()
-    kept = {path: path.stat().st_mtime_ns for path in (data / "made").glob("*/seen.pt")}
+    kept = {path: path.stat().st_mtime_ns for path in (data / "made").glob("*/reading.pt")}
     assert rank(data) == 0
     again = capsys.readouterr()
     assert again.out == first.out
@@ -139,13 +174,14 @@ main(["rank", *{config(data)!r}])
     return subprocess.run([sys.executable, "-c", script], capture_output=True).returncode
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", [1, 2, 3])
 def test_killed_at_any_moment_it_ends_with_the_same_table(data, when, capsys):
     rank(data)
     expected = capsys.readouterr().out
     shutil.rmtree(data / "made")
     assert killed(data, when) == -signal.SIGKILL
-    before = sorted(str(path.relative_to(data)) for path in (data / "made").glob("*/s*"))
+    before = [path for path in (data / "made").glob("*/*") if not path.name.startswith(".")]
     assert len(before) == when - 1
     assert rank(data) == 0
     assert capsys.readouterr().out == expected
@@ -161,14 +197,19 @@ def test_killed_at_any_moment_it_ends_with_the_same_table(data, when, capsys):
         ({"candidates": [candidate(logits_layer=None)], "metrics": ["leep"]}, "give logits_layer to candidate 'small'"),
         ({"metrics": ["otce"]}, "otce compares two data sets: give source to candidate 'small'"),
         ({"metrics": ["logme"], "by": "leep"}, "by: 'leep' is none of the metrics logme"),
+        ({"metrics": ["loogme"]}, "'loogme' is none of logme"),
+        ({"metrics": [{"class_path": "knn", "init_args": {"neighbors": 0}}]}, "neighbors must be at least 1, not 0"),
+        ({"map_metric": "knn"}, "map_metric: 'knn' has no map over an image of one data set"),
+        ({"solver": "simplex"}, "'simplex' is none of auto, exact, sinkhorn"),
+        ({"strategy": "all"}, 'Parser key "strategy"'),
         ({"precision": "int8"}, 'Parser key "precision"'),
     ],
 )
 def test_settings_that_cannot_be_are_told_in_a_line(data, capsys, change, word):
     assert rank(data, **change) == 2
-    told = capsys.readouterr().err
-    assert word in told
-    assert len(told.splitlines()) == 1
+    shown = capsys.readouterr().err
+    assert word in shown
+    assert len(shown.splitlines()) == 1
     assert not (data / "made" / "ranking.json").exists()
 
 
@@ -200,8 +241,8 @@ BAD_DATA = {
 def test_bad_data_are_told_in_a_line(data, capsys, spoil, word):
     spoil(data)
     assert rank(data) == 2
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert re.search(f"^torch-trf: error: .*{word}", told)
+    shown = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(f"^torch-trf: error: .*{word}", shown)
 
 
 def test_a_full_disk_ends_the_command_and_leaves_whole_files(data, capsys, monkeypatch):
@@ -226,10 +267,10 @@ def test_the_example_configuration_is_read(data, capsys, monkeypatch):
         labels = np.array(Image.open(path))
         Image.fromarray(np.where(labels == IGNORED, 11, labels).astype(np.uint8)).save(path)
     assert main(["rank", "--config", str(CONFIG), "--output", "made", "--num_workers", "0", "--num_pixels", "300"]) == 2
-    told = capsys.readouterr()
-    assert "error: every candidate failed" in told.err
-    assert "fcn failed and is left out: [Errno 2] No such file or directory: 'checkpoints/fcn.pth'" in told.err
-    assert "lraspp failed and is left out" in told.err
+    shown = capsys.readouterr()
+    assert "error: every candidate failed" in shown.err
+    assert "fcn failed and is left out: [Errno 2] No such file or directory: 'checkpoints/fcn.pth'" in shown.err
+    assert "lraspp failed and is left out" in shown.err
 
 
 def extract(data, *arguments, **options):
@@ -252,7 +293,7 @@ TWO = {"class_path": "tests.test_cli_models.Two"}
 def test_extract_writes_what_score_reads(data, capsys, dtype):
     assert extract(data, "--dtype", dtype) == 0
     assert "features of 4 images" in capsys.readouterr().out
-    folder = FeatureFolder(data / "made", logit_name="logits")
+    folder = FeatureFolder(data / "made", logits="logits")
     pixels = next(iter(folder))
     assert pixels.features.shape == (1, 6, 16, 24)
     assert pixels.logits.shape == (1, 5, 16, 24)

@@ -79,14 +79,14 @@ def every(images):
 
 
 def test_reads_a_folder_in_natural_order(folder):
-    found = every(folder_data(folder).make())
-    assert [(each.index, each.image.shape, each.labels.unique().tolist()) for each in found] == [
+    labeled = every(folder_data(folder).make())
+    assert [(each.index, each.image.shape, each.labels.unique().tolist()) for each in labeled] == [
         (0, (3, 3, 6), [1]),
         (1, (3, 4, 6), [2]),
         (2, (3, 5, 6), [1]),
     ]
-    assert all(each.labels.shape == each.image.shape[1:] for each in found)
-    assert torch.equal(found[1].image, torch.from_numpy(noise(4, 6, 2)).movedim(-1, 0))
+    assert all(each.labels.shape == each.image.shape[1:] for each in labeled)
+    assert torch.equal(labeled[1].image, torch.from_numpy(noise(4, 6, 2)).movedim(-1, 0))
 
 
 def test_iterates_over_all_images(folder):
@@ -199,10 +199,10 @@ def test_gray_labels_by_color():
     ],
 )
 def test_labels_may_be_tensors(labels):
-    found = as_labels(labels)
-    assert found.dtype == torch.int64
-    assert found.tolist() == labels.reshape(-1, 2).tolist()
-    assert (as_labels(labels, {0: 5, 1: 6, 2: 7}) == found + 5).all()
+    classes = as_labels(labels)
+    assert classes.dtype == torch.int64
+    assert classes.tolist() == labels.reshape(-1, 2).tolist()
+    assert (as_labels(labels, {0: 5, 1: 6, 2: 7}) == classes + 5).all()
 
 
 @given(values=arrays.arrays(np.uint8, st.tuples(st.integers(1, 5), st.integers(1, 5))), seed=st.integers(0, 99))
@@ -255,8 +255,8 @@ GOOD = torch.zeros(3, 4, 6), torch.zeros(4, 6, dtype=torch.int64)
 
 def row(*values, **options):
     """The labels of an image of two equal rows."""
-    found = images((torch.zeros(3, 2, len(values)), torch.tensor([values] * 2)), **options)[0]
-    return found.labels[0].tolist() if isinstance(found, LabeledImage) else str(found)
+    labeled = images((torch.zeros(3, 2, len(values)), torch.tensor([values] * 2)), **options)[0]
+    return labeled.labels[0].tolist() if isinstance(labeled, LabeledImage) else str(labeled)
 
 
 def test_ignored_pixels_are_labeled_alike():
@@ -299,8 +299,8 @@ def test_an_error_of_the_data_set_is_told_with_its_image():
 
 
 def test_a_transform_is_of_images_alone():
-    found = images(GOOD, transform=v2.Resize([2, 3]))[0]
-    assert (found.image.shape, found.labels.shape) == ((3, 2, 3), (4, 6))
+    labeled = images(GOOD, transform=v2.Resize([2, 3]))[0]
+    assert (labeled.image.shape, labeled.labels.shape) == ((3, 2, 3), (4, 6))
 
 
 def test_a_data_set_without_images_is_refused():
@@ -317,11 +317,11 @@ def test_names_are_as_many_as_classes(folder):
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize(("only", "expected"), [(None, [[0, 1], [2]]), ([2, 0], [[2, 0]]), ([], [])])
 def test_batches_are_in_the_order_asked_for(folder, num_workers, only, expected):
-    made = folder_data(folder).make()
-    batches = list(read_batches(made, batch_size=2, num_workers=num_workers, only=only))
+    labeled = folder_data(folder).make()
+    batches = list(read_batches(labeled, batch_size=2, num_workers=num_workers, only=only))
     assert [[each.index for each in batch] for batch in batches] == expected
     for each in (each for batch in batches for each in batch):
-        assert torch.equal(each.image, made[each.index].image)
+        assert torch.equal(each.image, labeled[each.index].image)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -353,8 +353,8 @@ def test_reads_voc_of_torchvision(tmp_path):
         save(root / "SegmentationClass", f"{name}.png", labels, palette=noise(16, 16).flatten().tolist())
     arguments = {"root": str(tmp_path), "image_set": "train"}
     dataset = {"class_path": "torchvision.datasets.VOCSegmentation", "init_args": arguments}
-    found = every(LabeledData(dataset=dataset, num_classes=21).make())
-    assert [each.labels[0].tolist() for each in found] == [[0, 1, 15, 20, 255, 0]] * 2
+    labeled = every(LabeledData(dataset=dataset, num_classes=21).make())
+    assert [each.labels[0].tolist() for each in labeled] == [[0, 1, 15, 20, 255, 0]] * 2
     arguments["root"] = str(tmp_path / "elsewhere")
     with pytest.raises(ValueError, match=r"VOCSegmentation cannot be made: .*not found or corrupted"):
         LabeledData(dataset=dataset, num_classes=21).make()
@@ -368,12 +368,12 @@ def test_reads_cityscapes_of_torchvision(tmp_path):
     colors = np.array([[[128, 64, 128], [244, 35, 232], [0, 0, 0], [119, 11, 32]]] * 2, np.uint8)
     Image.fromarray(colors).convert("RGBA").save(tmp_path / "gtFine" / "val" / "aachen" / f"{name}_gtFine_color.png")
 
-    def found(target_type, label_map):
+    def classes_of(target_type, label_map):
         arguments = {"root": str(tmp_path), "split": "val", "mode": "fine", "target_type": target_type}
         dataset = {"class_path": "torchvision.datasets.Cityscapes", "init_args": arguments}
         image = LabeledData(dataset=dataset, num_classes=19, label_map=label_map).make()[0]
         return image.labels[0].tolist()
 
-    assert found("semantic", {7: 0, 8: 1, 33: 18, 0: 255}) == [0, 1, 255, 18]
+    assert classes_of("semantic", {7: 0, 8: 1, 33: 18, 0: 255}) == [0, 1, 255, 18]
     by_color = {"#804080": 0, "#f423e8": 1, "#770b20": 18, "#000000": 255}
-    assert found("color", by_color) == [0, 1, 255, 18]
+    assert classes_of("color", by_color) == [0, 1, 255, 18]

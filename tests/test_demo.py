@@ -14,8 +14,10 @@ from torch_trf.cli import _demo, main
 from torch_trf.datasets import IGNORED, ROAD_CLASSES
 from torch_trf.demo import FULL, QUICK, TARGET, Experiment, Plan, SmallSegmenter
 from torch_trf.demo._training import fit, mean_iou, read_all
+from torch_trf.metrics import METRICS
 from torch_trf.ranking import read_accuracies, read_scores
-from torch_trf.table import METRICS
+
+pytestmark = pytest.mark.slow
 
 TINY = Plan(
     sources=("noon", "fog", "desert"),
@@ -59,13 +61,14 @@ def test_it_prints_the_commands_and_what_came_out(ran):
 
 def test_its_files_agree(ran):
     _, folder = ran
-    scores, failures = read_scores(folder / "ranking.json")
-    assert not failures
+    table = read_scores(folder / "ranking.json")
+    scores = table.scores
+    assert not table.failures
     assert scores.keys() == METRICS.keys()
     accuracies, own = read_accuracies(folder / "accuracies.csv")
-    found = json.loads((folder / "correlation.json").read_text())
-    assert found["accuracies"] == pytest.approx(accuracies)
-    assert found["predictors"] == {
+    comparison = json.loads((folder / "correlation.json").read_text())
+    assert comparison["accuracies"] == pytest.approx(accuracies)
+    assert comparison["predictors"] == {
         name: pytest.approx(each) for name, each in (scores | {"source accuracy": own}).items()
     }
     assert set(accuracies) == set(TINY.sources)
@@ -90,12 +93,12 @@ def test_the_printed_command_ranks_again_without_running_a_model(ran, capsys):
 
 def test_it_repeats_itself_and_depends_on_the_seed(tmp_path):
     plan = replace(TINY, sources=TINY.sources[:1], tunings=1)
-    found = {}
+    outcomes = {}
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         experiment = Experiment(tmp_path / name, plan, seed, progress=False)
         experiment.train()
-        found[name] = experiment.fine_tune()
-    assert found["a"] == found["b"] != found["c"]
+        outcomes[name] = experiment.fine_tune()
+    assert outcomes["a"] == outcomes["b"] != outcomes["c"]
 
 
 def test_models_do_not_depend_on_the_number_of_threads(tmp_path):

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow
+
 FINETUNE = Path(__file__).parent.parent / "examples" / "finetune.py"
 TINY = ["--epochs", "2", "--images", "12", "--size", "32", "48"]
 COLUMNS = ["epoch", "loss", "source_miou", "target_miou", "logme", "hscore", "leep"]

@@ -1,5 +1,7 @@
 """Feature folders: what is read, in which order, and what is refused."""
 
+from pathlib import Path, PurePath
+
 import numpy as np
 import pytest
 import torch
@@ -29,15 +31,41 @@ def test_reads_images_in_natural_order(folder):
     assert [image.features[0, 0, 0, 0].item() for image in images] == [1, 2, 10]
     assert [image.labels.shape for image in images] == [(1, 3, 6), (1, 4, 6), (1, 5, 6)]
     assert [image.stream for image in images] == [0, 1, 2]
-    assert all(image.logits is image.features for image in images)
+    assert all(image.logits is None for image in images)
+
+
+def test_features_are_class_scores_where_that_is_said(folder):
+    features = FeatureFolder(folder, logits="final")
+    assert features.has_logits
+    assert all(image.logits is image.features for image in features)
+    assert all(image.logits is image.features for image in features.rows(slice(1, 2)))
+    without = features.without_logits()
+    assert (without.has_logits, features.has_logits) == (False, True)
+    assert all(image.logits is None for image in without)
+    assert not FeatureFolder(folder).has_logits
+
+
+def test_subfolders_have_other_names(folder):
+    (folder / "final").rename(folder / "layer4")
+    (folder / "label").rename(folder / "truth")
+    images = list(FeatureFolder(folder, features="layer4", labels="truth"))
+    assert [image.features[0, 0, 0, 0].item() for image in images] == [1, 2, 10]
+    for options, missing in (({}, "final"), ({"features": "layer4"}, "label")):
+        with pytest.raises(ValueError, match=f"{missing} is not a folder"):
+            FeatureFolder(folder, **options)
+
+
+@pytest.mark.parametrize("kind", [str, Path, PurePath], ids=["text", "path", "path-like"])
+def test_paths_of_every_kind(folder, kind):
+    assert FeatureFolder(kind(folder)).path == folder
 
 
 def test_logits_may_lie_elsewhere(folder):
     (folder / "logits").mkdir()
     for name, height in (("2", 4), ("10", 5), ("1", 3)):
         np.save(folder / "logits" / f"{name}.npy", np.ones((7, height, 6), np.float16))
-    assert next(iter(FeatureFolder(folder, logit_name="logits"))).logits.shape == (1, 7, 3, 6)
-    assert next(iter(FeatureFolder(folder, logit_name=None))).logits is None
+    assert next(iter(FeatureFolder(folder, logits="logits"))).logits.shape == (1, 7, 3, 6)
+    assert next(iter(FeatureFolder(folder, logits=None))).logits is None
 
 
 @pytest.mark.parametrize("rows", [slice(0, 2), slice(1, 3), slice(2, 100), slice(None)])
@@ -56,7 +84,7 @@ def test_reads_rows_of_logits_too(folder):
     (folder / "logits").mkdir()
     for name, height in (("2", 4), ("10", 5), ("1", 3)):
         np.save(folder / "logits" / f"{name}.npy", np.arange(height * 6.0).reshape(1, height, 6))
-    rows = [image.logits for image in FeatureFolder(folder, logit_name="logits").rows(slice(1, 2))]
+    rows = [image.logits for image in FeatureFolder(folder, logits="logits").rows(slice(1, 2))]
     assert all(torch.equal(logits.flatten(), torch.arange(6.0, 12.0).double()) for logits in rows)
 
 
@@ -81,10 +109,23 @@ def test_reads_every_type(tmp_path, feature_type, label_type):
 def test_draws_images_by_seed(tmp_path):
     for k in range(12):
         write(tmp_path, np.zeros((1, 1, 1), np.float32), np.zeros((1, 1), np.uint8), str(k))
-    drawn = [FeatureFolder(tmp_path, num_images=5, seed=seed).names for seed in (0, 0, 1)]
+    folder = FeatureFolder(tmp_path)
+    drawn = [folder.draw(5, seed=seed).names for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
     assert len(set(drawn[0])) == 5
-    assert len(FeatureFolder(tmp_path, num_images=100)) == 12
+    assert drawn[0] == sorted(drawn[0], key=int)
+    assert [image.stream for image in folder.draw(5)] == list(range(5))
+    assert len(folder) == len(folder.draw(100)) == len(folder.draw(None)) == 12
+
+
+def test_parts_share_the_images(tmp_path):
+    for k in range(5):
+        write(tmp_path, np.full((1, 1, 1), k, np.float32), np.zeros((1, 1), np.uint8), str(k))
+    parts = [FeatureFolder(tmp_path).part(index, 3) for index in range(3)]
+    read = [(image.stream, int(image.features.item())) for part in parts for image in part]
+    assert sorted(read) == [(k, k) for k in range(5)]  # a file is the same stream in every part
+    assert [len(part) for part in parts] == [2, 2, 1]
+    assert len(FeatureFolder(tmp_path).draw(2).part(2, 3)) == 0
 
 
 def test_counts_classes(tmp_path):
@@ -145,7 +186,16 @@ def test_refuses_an_archive(folder):
 
 def test_refuses_to_draw_no_image(folder):
     with pytest.raises(ValueError, match="num_images must be at least 1, not 0"):
-        FeatureFolder(folder, num_images=0)
+        FeatureFolder(folder).draw(0)
+
+
+@pytest.mark.usefixtures("annotations_unchecked")
+@pytest.mark.parametrize("name", ["logit_name", "feature_name", "num_images"])
+def test_misspelt_options_name_what_was_called(folder, name):
+    with pytest.raises(TypeError, match=rf"FeatureFolder\.__init__\(\) got an unexpected keyword argument '{name}'"):
+        FeatureFolder(folder, **{name: None})
+    with pytest.raises(TypeError, match="takes 2 positional arguments but 3 were given"):
+        FeatureFolder(folder, "final")
 
 
 def test_refuses_a_file_that_is_cut_off(folder):

@@ -15,21 +15,15 @@ from hypothesis import strategies as st
 import torch_trf
 from torch_trf import FeatureFolder, Mapper, ScoreMap, transferability_map
 from torch_trf.maps import _grid, _mapper
+from torch_trf.metrics import LEEP, METRICS, OTCE, LogME, Look
 from torch_trf.pixels import Pixels
-from torch_trf.table import statistic
-from torch_trf.transport import ConvergenceError, ConvergenceWarning, couple
+from torch_trf.statistics import JointMass, LogLikelihood
+from torch_trf.transport import ConvergenceError, ConvergenceWarning, Sinkhorn
 
 from . import references
-from .helpers import DTYPES, METRICS, arrays, assert_close, random_images
+from .helpers import DTYPES, arrays, assert_close, random_images
 
 CLASSES = 4
-REFERENCES = {
-    "leep": references.leep,
-    "nce": lambda logits, labels: references.nce(logits.argmax(1).tolist(), labels.tolist()),
-    "logme": references.logme,
-    "hscore": references.hscore,
-    "regularized_hscore": references.regularized_hscore,
-}
 RTOL = {"logme": 1e-7}  # the reference solves with A, whose condition number grows as the residual vanishes; else 1e-9
 GRIDS = {  # patch and stride
     "tiles": ((4, 4), (4, 4)),
@@ -39,8 +33,12 @@ GRIDS = {  # patch and stride
     "gaps": ((3, 3), (5, 5)),
     "tall, with gaps between columns": ((6, 2), (1, 5)),
 }
-every_metric = pytest.mark.parametrize("metric", METRICS)
+MAPPED = [name for name, metric in METRICS.items() if metric.has_map]
+COUPLED = [name for name in MAPPED if METRICS[name].needs_source]
+ALONE = [name for name in MAPPED if not METRICS[name].needs_source]
+every_metric = pytest.mark.parametrize("metric", ALONE)
 every_grid = pytest.mark.parametrize(("patch_size", "stride"), GRIDS.values(), ids=GRIDS.keys())
+every_first_look = pytest.mark.parametrize("first_look", ["dataset", "patch"])
 every_pool = pytest.mark.parametrize("pool", ["dataset", "image"])
 
 
@@ -53,12 +51,18 @@ def some_images(device, batch=3, height=11, width=13, channels=4, dtype=torch.fl
     return features, labels
 
 
-def assert_is_slow_map(made, metric, features, labels, rtol=None, **options):
-    options = {"patch_size": made.patch_size, "stride": made.stride} | options
+def map_of(metric, features, labels, **options):
+    """The map of images whose features are class scores; every patch is a score of its own."""
+    options = {"features_are_logits": True, "first_look": "patch"} | options
+    return transferability_map(metric, features, labels, **options)
+
+
+def assert_is_slow_map(score_map, metric, features, labels, rtol=None, **options):
+    options = {"patch_size": score_map.patch_size, "stride": score_map.stride} | options
     values, count = references.transferability_map(metric, *arrays(features, labels), **options)
-    assert_close(made.values, values, rtol=rtol or 1e-9, equal_nan=True)
-    assert made.count.tolist() == count.tolist()
-    assert made.valid.tolist() == (~np.isnan(values)).tolist()
+    assert_close(score_map.values, values, rtol=rtol or 1e-9, equal_nan=True)
+    assert score_map.count.tolist() == count.tolist()
+    assert score_map.valid.tolist() == (~np.isnan(values)).tolist()
 
 
 def assert_same_map(actual, expected, rtol=1e-12, atol=1e-12):
@@ -75,8 +79,8 @@ def assert_same_map(actual, expected, rtol=1e-12, atol=1e-12):
 @every_metric
 def test_every_patch_is_cut_out_and_scored(metric, patch_size, stride, pool, device):
     features, labels = some_images(device)
-    made = transferability_map(metric, features, labels, patch_size=patch_size, stride=stride, pool=pool)
-    assert_is_slow_map(made, REFERENCES[metric], features, labels, RTOL.get(metric), pool=pool)
+    score_map = map_of(metric, features, labels, patch_size=patch_size, stride=stride, pool=pool)
+    assert_is_slow_map(score_map, getattr(references, metric), features, labels, RTOL.get(metric), pool=pool)
 
 
 @every_metric
@@ -84,25 +88,25 @@ def test_every_patch_is_cut_out_and_scored(metric, patch_size, stride, pool, dev
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_dtypes(metric, dtype, label_dtype, device):
     features, labels = some_images(device, dtype=dtype)
-    made = transferability_map(metric, features, labels.to(label_dtype), patch_size=5, stride=3)
-    assert made.values.dtype == torch.float64
-    assert_is_slow_map(made, REFERENCES[metric], features, labels, RTOL.get(metric), pool="dataset")
+    score_map = map_of(metric, features, labels.to(label_dtype), patch_size=5, stride=3)
+    assert score_map.values.dtype == torch.float64
+    assert_is_slow_map(score_map, getattr(references, metric), features, labels, RTOL.get(metric), pool="dataset")
 
 
 @pytest.mark.parametrize("metric", ["logme", "hscore", "regularized_hscore"])
 def test_more_channels_than_pixels_of_a_patch(metric, device):
     features, labels = some_images(device, channels=20)
-    made = transferability_map(metric, features, labels, patch_size=2, pool="image", min_pixels=3)
-    assert_is_slow_map(made, REFERENCES[metric], features, labels, 1e-7, pool="image", min_pixels=3)
+    score_map = map_of(metric, features, labels, patch_size=2, pool="image", min_pixels=3)
+    assert_is_slow_map(score_map, getattr(references, metric), features, labels, 1e-7, pool="image", min_pixels=3)
 
 
 @every_metric
 def test_the_whole_image_is_the_score(metric, device):
     features, labels = some_images(device)
     score = getattr(torch_trf, metric)
-    whole = transferability_map(metric, features, labels, patch_size=(11, 13))
+    whole = map_of(metric, features, labels, patch_size=(11, 13))
     assert_close(whole.values, score(features, labels).reshape(1, 1), rtol=1e-12)
-    images = transferability_map(metric, features, labels, patch_size=(11, 13), pool="image")
+    images = map_of(metric, features, labels, patch_size=(11, 13), pool="image")
     expected = torch.stack([score(features[k : k + 1], labels[k : k + 1]) for k in range(3)])
     assert_close(images.values, expected.reshape(3, 1, 1), rtol=1e-12)
 
@@ -111,18 +115,18 @@ def test_the_whole_image_is_the_score(metric, device):
 def test_images_apart_are_maps_of_each_alone(metric, device):
     features, labels = some_images(device)
     options = {"patch_size": (4, 6), "stride": (2, 3), "num_classes": CLASSES}
-    apart = transferability_map(metric, features, labels, pool="image", **options)
+    apart = map_of(metric, features, labels, pool="image", **options)
     for k in range(3):
-        alone = transferability_map(metric, features[k : k + 1], labels[k : k + 1], **options)
+        alone = map_of(metric, features[k : k + 1], labels[k : k + 1], **options)
         assert_same_map(SimpleNamespace(values=apart.values[k], count=apart.count[k], valid=apart.valid[k]), alone)
 
 
-@pytest.mark.parametrize("metric", ["logme", "hscore", "regularized_hscore"])
+@pytest.mark.parametrize("metric", [name for name in ALONE if hasattr(METRICS[name], "softmax")])
 def test_softmax_of_the_features_on_request(metric, device):
     features, labels = some_images(device)
-    options = {"metric": metric, "patch_size": 5, "stride": 3, "num_classes": CLASSES}
-    asked = Mapper(softmax=True, **options)([(features, labels)])
-    assert_same_map(asked, Mapper(**options)([(features.softmax(1), labels)]))
+    options = {"patch_size": 5, "stride": 3, "num_classes": CLASSES}
+    softened = Mapper(metric=replace(METRICS[metric], softmax=True), **options)([(features, labels)])
+    assert_same_map(softened, Mapper(metric=metric, **options)([(features.softmax(1), labels)]))
 
 
 # Known answers
@@ -145,23 +149,24 @@ def test_softmax_of_the_features_on_request(metric, device):
 def test_shapes(size, patch_size, stride, shape, device):
     features, labels = random_images(2, 3, *size, device=device)
     for pool, batch in (("dataset", ()), ("image", (2,))):
-        made = transferability_map("hscore", features, labels, patch_size=patch_size, stride=stride, pool=pool)
-        assert made.values.shape == made.valid.shape == made.count.shape == (*batch, *shape)
-        assert made.image_size == size
+        score_map = map_of("hscore", features, labels, patch_size=patch_size, stride=stride, pool=pool)
+        assert score_map.values.shape == score_map.valid.shape == score_map.count.shape == (*batch, *shape)
+        assert score_map.image_size == size
 
 
 def test_a_source_model_that_knows_half_the_image(device):
     """Left of the middle the prediction is the label, right of it it tells nothing of two equally frequent classes."""
     labels = torch.tensor([[0, 1, 1, 0], [1, 0, 0, 1]], device=device).tile(1, 3, 2)
-    known = torch.nn.functional.one_hot(labels, 2).movedim(-1, 1).double()
-    known[..., 4:] = 0
+    predictions = torch.nn.functional.one_hot(labels, 2).movedim(-1, 1).double()
+    predictions[..., 4:] = 0
     for metric in ("leep", "nce"):
-        made = transferability_map(metric, 2000 * known, labels, patch_size=(2, 4))
-        assert_close(made.values, [[0, -math.log(2)]] * 3)
-    assert_close(transferability_map("hscore", known, labels, patch_size=(2, 4)).values, [[1, 0]] * 3)
-    made = transferability_map("leep", 2000 * known, labels, patch_size=(2, 4))
-    assert_close(made.exp().values, [[1, 0.5]] * 3)
-    assert (made.unit, made.exp().unit, made.exp().metric) == ("nats", "likelihood", "exp(leep)")
+        score_map = map_of(metric, 2000 * predictions, labels, patch_size=(2, 4))
+        assert_close(score_map.values, [[0, -math.log(2)]] * 3)
+    assert_close(map_of("hscore", predictions, labels, patch_size=(2, 4)).values, [[1, 0]] * 3)
+    score_map = map_of("leep", 2000 * predictions, labels, patch_size=(2, 4))
+    assert_close(score_map.exp().values, [[1, 0.5]] * 3)
+    assert (score_map.unit, score_map.exp().unit) == ("nats", "likelihood")
+    assert (score_map.name, score_map.exp().name) == ("local leep", "exp(local leep)")
 
 
 @pytest.mark.parametrize("metric", ["leep", "nce", "hscore", "regularized_hscore"])
@@ -169,9 +174,9 @@ def test_a_source_model_that_knows_half_the_image(device):
 def test_one_class_is_zero(metric, patch_size, stride, device):
     features, labels = random_images(2, 5, 11, 13, classes=1, device=device)
     labels[labels == 0] = 3
-    made = transferability_map(metric, features, labels, patch_size=patch_size, stride=stride, pool="image")
-    assert made.valid.any()
-    assert_close(made.values[made.valid], torch.zeros(int(made.valid.sum())))
+    score_map = map_of(metric, features, labels, patch_size=patch_size, stride=stride, pool="image")
+    assert score_map.valid.any()
+    assert_close(score_map.values[score_map.valid], torch.zeros(int(score_map.valid.sum())))
 
 
 @pytest.mark.parametrize("metric", ["hscore", "regularized_hscore"])
@@ -182,9 +187,9 @@ def test_constant_features_explain_nothing(metric, patch_size, stride, pool, dev
     features, labels = random_images(2, 5, 11, 13, device=device)
     features[:] = 1000.3
     features[..., 12] = torch.arange(11.0, device=device)  # only the last column is different
-    made = transferability_map(metric, features, labels, patch_size=patch_size, stride=stride, pool=pool)
-    ends = torch.arange(made.values.shape[-1]) * stride[1] + patch_size[1]
-    constant = made.values[..., ends <= 12]
+    score_map = map_of(metric, features, labels, patch_size=patch_size, stride=stride, pool=pool)
+    ends = torch.arange(score_map.values.shape[-1]) * stride[1] + patch_size[1]
+    constant = score_map.values[..., ends <= 12]
     assert (constant[constant.isfinite()] == 0).all()
     assert constant.isfinite().any()
 
@@ -194,22 +199,22 @@ def test_included_classes_go_up_to_the_largest_of_each_patch(device):
     features, labels = random_images(1, 3, 4, 8, classes=1, device=device)
     labels[..., 4:][labels[..., 4:] == 0] = 3
     by_option = {
-        option: transferability_map("logme", features, labels, patch_size=4, absent_classes=option).values
+        option: map_of(LogME(absent_classes=option), features, labels, patch_size=4).values
         for option in ("skip", "include")
     }
     assert_close(by_option["include"][0, 0], by_option["skip"][0, 0], rtol=1e-12)
     assert by_option["include"][0, 1] > by_option["skip"][0, 1] + 1  # three absent classes are averaged in
     zeros = labels.where(labels == 255, 0)
-    assert_close(by_option["skip"], transferability_map("logme", features, zeros, patch_size=4).values, rtol=1e-12)
+    assert_close(by_option["skip"], map_of("logme", features, zeros, patch_size=4).values, rtol=1e-12)
 
 
 def test_included_classes_match_the_slow_map(device):
     features, labels = some_images(device, skew=1.0)
     labels[labels == 3] = 18
     options = {"patch_size": (4, 4), "stride": (2, 2), "pool": "image"}
-    made = transferability_map("logme", features, labels, absent_classes="include", **options)
+    score_map = map_of(LogME(absent_classes="include"), features, labels, **options)
     slow = partial(references.logme, absent_classes="include")
-    assert_is_slow_map(made, slow, features, labels, 1e-7, pool="image")
+    assert_is_slow_map(score_map, slow, features, labels, 1e-7, pool="image")
 
 
 # Patches with few labeled pixels
@@ -225,14 +230,14 @@ def test_few_pixels_are_not_valid(metric, fill_value, device):
     labels[..., 8:16] = 255
     labels[0, 0, 8:12] = 1
     labels[0, 0, 12:16] = labels[0, 1, 12] = 1
-    made = transferability_map(metric, features, labels, patch_size=4, fill_value=fill_value)
-    assert made.count.tolist() == [[16, 0, 4, 5]]
-    assert made.valid.tolist() == [[True, False, False, True]]
-    assert made.values[made.valid].isfinite().all()
-    assert_close(made.values[~made.valid], [fill_value] * 2, rtol=0, atol=0, equal_nan=True)
-    if metric in torch_trf.maps.LOG_LIKELIHOODS:
-        assert_close(made.exp().values[~made.valid], [fill_value] * 2, rtol=0, atol=0, equal_nan=True)
-    one = transferability_map(metric, features, labels, patch_size=4, min_pixels=1)
+    score_map = map_of(metric, features, labels, patch_size=4, fill_value=fill_value)
+    assert score_map.count.tolist() == [[16, 0, 4, 5]]
+    assert score_map.valid.tolist() == [[True, False, False, True]]
+    assert score_map.values[score_map.valid].isfinite().all()
+    assert_close(score_map.values[~score_map.valid], [fill_value] * 2, rtol=0, atol=0, equal_nan=True)
+    if METRICS[metric].is_log_likelihood:
+        assert_close(score_map.exp().values[~score_map.valid], [fill_value] * 2, rtol=0, atol=0, equal_nan=True)
+    one = map_of(metric, features, labels, patch_size=4, min_pixels=1)
     assert one.valid.tolist() == [[True, False, True, True]]
 
 
@@ -241,9 +246,9 @@ def test_few_pixels_are_not_valid(metric, fill_value, device):
 def test_an_image_without_labels_has_no_valid_patch(metric, pool, device):
     features, labels = some_images(device)
     labels[1], features[1] = 255, torch.nan
-    made = transferability_map(metric, features, labels, patch_size=4, stride=3, pool=pool)
-    assert_is_slow_map(made, REFERENCES[metric], features, labels, RTOL.get(metric), pool=pool)
-    nothing = transferability_map(metric, features, torch.full_like(labels, 255), patch_size=4, pool=pool)
+    score_map = map_of(metric, features, labels, patch_size=4, stride=3, pool=pool)
+    assert_is_slow_map(score_map, getattr(references, metric), features, labels, RTOL.get(metric), pool=pool)
+    nothing = map_of(metric, features, torch.full_like(labels, 255), patch_size=4, pool=pool)
     assert nothing.values.isnan().all()
     assert not nothing.valid.any()
     assert not nothing.count.any()
@@ -264,7 +269,7 @@ def saved(path, images):
         (path / name).mkdir()
         for k, image in enumerate(tensor):
             np.save(path / name / f"{k}.npy", image.numpy())
-    return FeatureFolder(path)
+    return FeatureFolder(path, logits="final")
 
 
 @pytest.fixture(scope="module")
@@ -273,19 +278,19 @@ def folder(tmp_path_factory):
     return saved(tmp_path_factory.mktemp("features"), some_images("cpu"))
 
 
-LIMITS = {  # of maps over the data set; those of each image gather no batches
+LIMITS = {  # of maps over the data set; those of each image group no batches
     "as they are": {},
     "a row of the map at a time": {"CACHE_NUMBERS": 1, "MEMORY_NUMBERS": 1},
     "a few rows at a time": {"CACHE_NUMBERS": 1500, "MEMORY_NUMBERS": 1500},
     "strips larger than the cache": {"CACHE_NUMBERS": 1, "MEMORY_NUMBERS": 1500},
-    "a batch at a time": {"GATHERED": 0},
-    "all batches at a time": {"GATHERED": 10**6, "MEMORY_NUMBERS": 1},
+    "a batch at a time": {"GROUPED": 0},
+    "all batches at a time": {"GROUPED": 10**6, "MEMORY_NUMBERS": 1},
 }
 
 
 def set_limits(patched, limits):
     for limit, number in limits.items():
-        patched.setattr(_mapper if limit == "GATHERED" else _grid, limit, number)
+        patched.setattr(_mapper if limit == "GROUPED" else _grid, limit, number)
 
 
 CUTS = {f"dataset, {name}": ("dataset", limits) for name, limits in LIMITS.items()} | {
@@ -304,9 +309,10 @@ SOURCES = {
 
 @cache
 def uncut_map(metric, grid, pool, device):
-    return transferability_map(metric, *some_images(device), patch_size=grid[0], stride=grid[1], pool=pool)
+    return map_of(metric, *some_images(device), patch_size=grid[0], stride=grid[1], pool=pool)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize(("pool", "limits"), CUTS.values(), ids=CUTS.keys())
 def test_any_cut_gives_the_same_map(source, pool, limits, folder, device, monkeypatch):
@@ -318,16 +324,20 @@ def test_any_cut_gives_the_same_map(source, pool, limits, folder, device, monkey
         options = {"patch_size": expected.patch_size, "stride": expected.stride, "pool": pool, "device": device}
         with monkeypatch.context() as patched:
             set_limits(patched, limits)
-            made = Mapper(metric=metric, num_classes=CLASSES, **options)(SOURCES[source](images, folder))
-        assert_same_map(made, expected)
+            mapper = Mapper(metric=metric, num_classes=CLASSES, first_look="patch", **options)
+            score_map = mapper(SOURCES[source](images, folder))
+        assert_same_map(score_map, expected)
 
 
 @pytest.mark.parametrize("metric", ["leep", "nce"])
 def test_class_scores_are_read_where_they_are_asked_for(metric, device):
     features, labels = some_images(device)
     options = {"patch_size": 5, "stride": 3, "num_classes": CLASSES}
-    made = Mapper(metric=metric, **options)([(torch.zeros_like(features), labels, features)])
-    assert_same_map(made, transferability_map(metric, features, labels, **options))
+    for first_look in ("dataset", "patch"):
+        score_map = Mapper(metric=metric, first_look=first_look, **options)(
+            [(torch.zeros_like(features), labels, features)]
+        )
+        assert_same_map(score_map, map_of(metric, features, labels, first_look=first_look, **options))
 
 
 class Counted(list):
@@ -340,14 +350,17 @@ class Counted(list):
         return super().__iter__()
 
 
-@pytest.mark.parametrize(("metric", "looks"), [("logme", 1), ("leep", 2)])
-def test_what_does_not_fit_into_memory_is_read_again(metric, looks, device, monkeypatch):
-    mapper = Mapper(metric=metric, patch_size=4, num_classes=CLASSES)
-    for numbers, strips in ((2**24, 1), (1, 2)):
+@pytest.mark.parametrize(
+    ("metric", "first_look", "passes"),
+    [("logme", "dataset", (1, 2)), ("leep", "patch", (2, 4)), ("leep", "dataset", (2, 3))],
+)
+def test_what_does_not_fit_into_memory_is_read_again(metric, first_look, passes, device, monkeypatch):
+    mapper = Mapper(metric=metric, first_look=first_look, patch_size=4, num_classes=CLASSES)
+    for numbers, expected in zip((2**24, 1), passes, strict=True):  # a strip, and two
         monkeypatch.setattr(_grid, "MEMORY_NUMBERS", numbers)
         target = Counted(batches_of(*some_images(device), 1, 1, 1))
         mapper(target)
-        assert target.passes == strips * looks
+        assert target.passes == expected
 
 
 @pytest.fixture
@@ -355,12 +368,14 @@ def built(monkeypatch):
     """What is built while a map is made: numbers of the features read, and cells or patches of the statistic."""
     sizes = []
 
-    def recorded(name, pixels, **options):
-        made = statistic(name, pixels, **options)
-        sizes.append((pixels.features.numel(), made.batch_shape.numel()))
-        return made
+    take = Look.__call__
 
-    monkeypatch.setattr(_mapper, "statistic", recorded)
+    def recorded(look, pixels, *others, **options):
+        statistic = take(look, pixels, *others, **options)
+        sizes.append((pixels.features.numel(), statistic.batch_shape.numel()))
+        return statistic
+
+    monkeypatch.setattr(Look, "__call__", recorded)
     return sizes
 
 
@@ -372,32 +387,167 @@ def test_statistics_held_at_a_time_stay_within_their_limit(built, device, monkey
     assert numbers == [4 * 96, 4 * 96, 2 * 96]  # whole rows of three cells
 
 
-def test_features_gathered_at_a_time_stay_within_their_limit(built, device, monkeypatch):
+def test_features_grouped_at_a_time_stay_within_their_limit(built, device, monkeypatch):
     image = 4 * 11 * 13
-    monkeypatch.setattr(_mapper, "GATHERED", 2 * image // CLASSES**2 + 1)  # the one cell has K Z numbers
+    monkeypatch.setattr(_mapper, "GROUPED", 2 * image // CLASSES**2 + 1)  # the one cell has K Z numbers
     images = some_images(device, batch=6)
     Mapper(metric="nce", patch_size=(11, 13), num_classes=CLASSES)(batches_of(*images, 1, 1, 1, 3))
     assert [features for features, _ in built] == [2 * image, image, 3 * image]  # no batch is cut
 
 
-def test_leep_of_a_data_set_needs_batches_that_can_be_read_again(device):
+@pytest.mark.parametrize(
+    ("pool", "first_look"), [("dataset", "dataset"), ("dataset", "patch"), ("image", "dataset")], ids=str
+)
+def test_batches_that_are_looked_at_twice_must_be_read_again(pool, first_look, device):
+    mapper = Mapper(metric="leep", pool=pool, first_look=first_look, patch_size=4, num_classes=CLASSES)
     with pytest.raises(ValueError, match="leep looks at every pixel twice: give batches that can be read again"):
-        Mapper(metric="leep", patch_size=4, num_classes=CLASSES)(iter([some_images(device)]))
+        mapper(iter(batches_of(*some_images(device), 3)))
 
 
-@pytest.mark.parametrize("pool", ["dataset", "image"])
-@pytest.mark.parametrize("metric", ["leep", "logme"])
-def test_progress_ends_at_its_total(metric, pool, device, capsys, monkeypatch):
+@every_pool
+@pytest.mark.parametrize(
+    ("metric", "first_look", "looks"), [("leep", "patch", 2), ("leep", "dataset", 1), ("logme", "dataset", 1)]
+)
+def test_progress_ends_at_its_total(metric, first_look, looks, pool, device, capsys, monkeypatch):
     monkeypatch.setattr(_grid, "MEMORY_NUMBERS", 1)
-    mapper = Mapper(metric=metric, patch_size=4, num_classes=CLASSES, pool=pool, progress=True)
-    mapper(batches_of(*some_images(device), 1, 1, 1))
-    total = 3 if pool == "image" else 3 * 2 * (2 if metric == "leep" else 1)
-    assert f"{total}/{total}" in capsys.readouterr().err
+    options = {"patch_size": 4, "num_classes": CLASSES, "pool": pool, "first_look": first_look}
+    Mapper(metric=metric, progress=True, **options)(batches_of(*some_images(device), 1, 1, 1))
+    total = 3 if pool == "image" else 3 * 2 * looks  # of images, or of batches in each of two strips
+    bar = capsys.readouterr().err.split("\r")[-1]
+    assert bar.startswith(f"{metric}: 100%")
+    assert f"{total}/{total}" in bar
+
+
+# LEEP, whose first look, p(y|z), is at all pixels of the data set or anew in each patch
+
+
+def second_look(logits, labels):
+    """LEEP's reference of patches, given p(y|z) of all pixels: slow, from equations 1 and 2."""
+
+    def prediction(row):
+        exponential = np.exp(row - row.max())
+        return exponential / exponential.sum()
+
+    joint = np.zeros((CLASSES, logits.shape[1]))
+    for row, label in zip(np.moveaxis(logits, 1, -1).reshape(-1, logits.shape[1]), labels.flatten(), strict=True):
+        if label != 255:
+            joint[label] += prediction(row)
+    p = joint / joint.sum(0)
+    return lambda rows, labels: np.mean([np.log(p[y] @ prediction(row)) for row, y in zip(rows, labels, strict=True)])
+
+
+@every_pool
+@every_grid
+def test_patches_given_what_the_data_set_tells(patch_size, stride, pool, device):
+    images = some_images(device)
+    score_map = map_of("leep", *images, patch_size=patch_size, stride=stride, pool=pool, first_look="dataset")
+    assert_is_slow_map(score_map, second_look(*arrays(*images)), *images, pool=pool)
+    joint_mass = JointMass.from_pixels(*images, num_classes=CLASSES)
+    given = {"joint_mass": joint_mass, "patch_size": patch_size, "stride": stride, "pool": pool}
+    values = LEEP().score(LogLikelihood.from_pixels(*images, **given)).where(score_map.valid, math.nan)
+    assert_close(score_map.values, values, rtol=0, atol=0, equal_nan=True)
+
+
+def test_the_first_look_is_at_the_data_set_by_default(device):
+    images, options = some_images(device), {"patch_size": 4, "features_are_logits": True}
+    default, dataset, patch = (
+        transferability_map("leep", *images, **look, **options)
+        for look in ({}, {"first_look": "dataset"}, {"first_look": "patch"})
+    )
+    assert_close(default.values, dataset.values, rtol=0, atol=0, equal_nan=True)
+    assert (patch.values[patch.valid] > dataset.values[patch.valid]).all()  # a patch knows its own classes
+
+
+def test_tiles_add_up_to_the_score(device):
+    features, labels = some_images(device, height=12, width=12)
+    score_map = map_of("leep", features, labels, patch_size=4, min_pixels=1, first_look="dataset")
+    mean = (score_map.values * score_map.count)[score_map.valid].sum() / score_map.count.sum()
+    assert_close(mean, torch_trf.leep(features, labels), rtol=1e-12)
+
+
+def test_a_patch_of_one_class_is_not_the_best_whatever_the_model(device):
+    """Classes left and right that equal class scores do not tell apart: only a patch of its own finds that likely."""
+    labels = torch.tensor([[[0] * 4 + [1] * 4] * 4], device=device)
+    logits = torch.zeros(1, 2, 4, 8, device=device)
+    for first_look, value in (("dataset", -math.log(2)), ("patch", 0.0)):
+        score_map = map_of("leep", logits, labels, patch_size=4, first_look=first_look)
+        assert_close(score_map.values, [[value, value]])
+
+
+@cache
+def uncut_dataset_map(pool, device):
+    return map_of("leep", *some_images(device), patch_size=(4, 6), stride=(2, 3), pool=pool, first_look="dataset")
+
+
+@pytest.mark.parametrize("source", [name for name in SOURCES if name != "iterator"])
+@pytest.mark.parametrize(("pool", "limits"), CUTS.values(), ids=CUTS.keys())
+def test_any_cut_gives_the_same_map_given_the_data_set(source, pool, limits, folder, device, monkeypatch):
+    expected = uncut_dataset_map(pool, device)
+    set_limits(monkeypatch, limits)
+    mapper = Mapper(metric="leep", patch_size=(4, 6), stride=(2, 3), pool=pool, num_classes=CLASSES, device=device)
+    assert_same_map(mapper(SOURCES[source](some_images(device), folder)), expected)
+
+
+@every_pool
+@pytest.mark.parametrize("source", SOURCES)
+def test_what_is_given_is_not_read(source, pool, folder, device):
+    images = some_images(device)
+    given = JointMass.from_pixels(*images, num_classes=CLASSES)
+    mapper = Mapper(metric="leep", patch_size=(4, 6), stride=(2, 3), pool=pool, num_classes=CLASSES, device=device)
+    assert_same_map(mapper(SOURCES[source](images, folder), given=given), uncut_dataset_map(pool, device))
+    target = Counted(batches_of(*images, 1, 1, 1))
+    mapper(target, given=given)
+    assert target.passes == 1
+
+
+def test_given_by_other_pixels(device):
+    """What one data set told, of the patches of another."""
+    images, others = some_images(device), some_images(device, seed=1)
+    given = JointMass.from_pixels(*others, num_classes=CLASSES)
+    score_map = Mapper(metric="leep", patch_size=4, num_classes=CLASSES)(batches_of(*images, 3), given=given)
+    assert_is_slow_map(score_map, second_look(*arrays(*others)), *images, pool="dataset")
+
+
+@pytest.mark.parametrize(("metric", "first_look"), [("nce", "dataset"), ("leep", "patch")])
+def test_nothing_is_given_where_there_is_no_first_look_at_a_data_set(metric, first_look, device):
+    images = some_images(device)
+    given = JointMass.from_pixels(*images, num_classes=CLASSES)
+    with pytest.raises(ValueError, match=f"given: a map of {metric} takes no first look at a data set"):
+        Mapper(metric=metric, first_look=first_look, patch_size=4, num_classes=CLASSES)([images], given=given)
+
+
+@every_pool
+def test_faults_outside_every_patch_count_where_the_data_set_is_looked_at(pool, device):
+    features, labels = some_images(device)
+    labels[:, -1, -1] = 77  # no patch reaches it
+    options = {"patch_size": 4, "pool": pool, "num_classes": CLASSES}
+    assert map_of("leep", features, labels, first_look="patch", **options).valid.any()
+    with pytest.raises(ValueError, match=r"label 77 on 3 pixels: outside \[0, 4\)"):
+        map_of("leep", features, labels, first_look="dataset", **options)
+
+
+@pytest.mark.parametrize(
+    ("metric", "first_look", "name"),
+    [
+        ("leep", "dataset", "leep"),
+        ("leep", "patch", "local leep"),
+        ("nce", "dataset", "nce"),
+        ("nce", "patch", "nce"),
+        ("logme", "patch", "logme"),
+    ],
+)
+def test_names_say_where_the_first_look_was_taken(metric, first_look, name, device):
+    score_map = map_of(metric, *some_images(device), patch_size=4, first_look=first_look)
+    assert (score_map.name, score_map.unit, score_map.scale) == (name, "nats", "identity")
+    assert (score_map.metric, score_map.first_look) == (METRICS[metric], first_look)
+    if score_map.metric.is_log_likelihood:
+        exp = score_map.exp()
+        assert (exp.name, exp.unit, exp.scale) == (f"exp({name})", "likelihood", "exp")
+        assert_close(exp.values, score_map.values.exp(), rtol=0, atol=0, equal_nan=True)
 
 
 # OTCE and JC-OTCE: patches coupled with those of the source at the same place
 
-COUPLED = {"otce": references.otce, "jc_otce": partial(references.otce, gamma=0.5)}
 COUPLED_GRIDS = {"tiles": ((3, 3), (3, 3)), "overlapping": ((3, 4), (2, 1)), "gaps": ((3, 2), (4, 3))}
 SOURCE_CLASSES = 3
 every_coupled = pytest.mark.parametrize("metric", COUPLED)
@@ -422,17 +572,18 @@ def assert_same_couplings(actual, expected):
     torch.testing.assert_close(*tensors, rtol=1e-10, atol=1e-10, equal_nan=True)
 
 
+@pytest.mark.slow
 @every_pool
 @pytest.mark.parametrize(("patch_size", "stride"), COUPLED_GRIDS.values(), ids=COUPLED_GRIDS.keys())
 @every_coupled
 def test_every_patch_is_coupled_with_that_of_the_source(metric, patch_size, stride, pool, device):
     target, source = data_sets(device)
     options = {"patch_size": patch_size, "stride": stride, "pool": pool}
-    made = transferability_map(metric, *target, *source, **options)
-    assert not made.valid.all()
-    assert_is_slow_map(made, COUPLED[metric], *target, pool=pool, source=arrays(*source))
-    assert made.coupling.cost.isnan().equal(~made.valid)
-    assert_same_couplings(coupled_mapper(metric, **options)([target], [source]), made)
+    score_map = transferability_map(metric, *target, source=source, **options)
+    assert not score_map.valid.all()
+    assert_is_slow_map(score_map, getattr(references, metric), *target, pool=pool, source=arrays(*source))
+    assert score_map.coupling.cost.isnan().equal(~score_map.valid)
+    assert_same_couplings(coupled_mapper(metric, **options)([target], [source]), score_map)
 
 
 @every_coupled
@@ -442,9 +593,9 @@ def test_every_patch_is_coupled_with_that_of_the_source(metric, patch_size, stri
 )
 def test_dtypes_of_both_sides(metric, dtype, label_dtype, device):
     target, source = data_sets(device, dtype=dtype)
-    typed = (tensor.to(label_dtype) if tensor.dtype == torch.int64 else tensor for tensor in (*target, *source))
-    made = transferability_map(metric, *typed, patch_size=3)
-    assert_is_slow_map(made, COUPLED[metric], *target, pool="dataset", source=arrays(*source))
+    typed, typed_source = ((features, labels.to(label_dtype)) for features, labels in (target, source))
+    score_map = transferability_map(metric, *typed, source=typed_source, patch_size=3)
+    assert_is_slow_map(score_map, getattr(references, metric), *target, pool="dataset", source=arrays(*source))
 
 
 @pytest.mark.parametrize(
@@ -466,18 +617,18 @@ def test_the_same_place_in_a_source_of_another_size(axis, count, source_count, e
     target, source = torch.zeros(count, device=device), torch.arange(1.0, source_count + 1, device=device)
     target, source = (line.reshape(1, 1, *((-1, 1) if axis == 0 else (1, -1))) for line in (target, source))
     labels = (torch.zeros(images[0].shape, dtype=torch.int64, device=device) for images in (target, source))
-    made = coupled_mapper(patch_size=1, min_pixels=1)([(target, next(labels))], [(source, next(labels))])
-    assert_close(made.coupling.cost.sqrt().flatten() - 1, torch.tensor(expected))
+    score_map = coupled_mapper(patch_size=1, min_pixels=1)([(target, next(labels))], [(source, next(labels))])
+    assert_close(score_map.coupling.cost.sqrt().flatten() - 1, torch.tensor(expected))
 
 
 @every_coupled
 def test_the_whole_image_is_the_coupled_score(metric, device):
     target, source = (random_images(2, 3, 4, 5, device=device, seed=seed) for seed in (0, 1))
     score = getattr(torch_trf, metric)
-    whole = transferability_map(metric, *target, *source, patch_size=(4, 5))
-    assert_close(whole.values, score(*source, *target).reshape(1, 1))
-    apart = transferability_map(metric, *target, *source, patch_size=(4, 5), pool="image")
-    expected = [score(*source, *(tensor[k : k + 1] for tensor in target)) for k in range(2)]
+    whole = transferability_map(metric, *target, source=source, patch_size=(4, 5))
+    assert_close(whole.values, score(*target, source=source).reshape(1, 1))
+    apart = transferability_map(metric, *target, source=source, patch_size=(4, 5), pool="image")
+    expected = [score(*(tensor[k : k + 1] for tensor in target), source=source) for k in range(2)]
     assert_close(apart.values, torch.stack(expected).reshape(2, 1, 1))
 
 
@@ -486,7 +637,8 @@ def test_softmax_of_both_sides_on_request(metric, device):
     target, source = data_sets(device)
     softmax = [(x.softmax(1), y) for x, y in (target, source)]
     expected = coupled_mapper(metric)([softmax[0]], [softmax[1]])
-    assert_same_couplings(coupled_mapper(metric, softmax=True)([target], [source]), expected)
+    softened = coupled_mapper(replace(METRICS[metric], softmax=True))([target], [source])
+    assert_same_couplings(softened, expected)
 
 
 @every_coupled
@@ -500,13 +652,13 @@ def test_few_pixels_on_either_side_are_not_valid(metric, fill_value, short, devi
     labels = sides[short][1]
     labels[..., 4:] = 255  # no pixel, then one too few, then just enough
     labels[0, 0, 8:12] = labels[0, 0, 12:16] = labels[0, 1, 12] = 1
-    made = transferability_map(metric, *sides[0], *sides[1], patch_size=4, fill_value=fill_value)
-    assert made.count.tolist() == [[16, 0, 4, 5]]
-    assert made.valid.tolist() == [[True, False, False, True]]
-    assert_close(made.values[~made.valid], [fill_value] * 2, rtol=0, atol=0, equal_nan=True)
-    one = transferability_map(metric, *sides[0], *sides[1], patch_size=4, min_pixels=1)
+    score_map = transferability_map(metric, *sides[0], source=sides[1], patch_size=4, fill_value=fill_value)
+    assert score_map.count.tolist() == [[16, 0, 4, 5]]
+    assert score_map.valid.tolist() == [[True, False, False, True]]
+    assert_close(score_map.values[~score_map.valid], [fill_value] * 2, rtol=0, atol=0, equal_nan=True)
+    one = transferability_map(metric, *sides[0], source=sides[1], patch_size=4, min_pixels=1)
     assert one.valid.tolist() == [[True, False, True, True]]
-    assert_close(one.values[made.valid], made.values[made.valid], rtol=1e-12)
+    assert_close(one.values[score_map.valid], score_map.values[score_map.valid], rtol=1e-12)
 
 
 @pytest.fixture(scope="module")
@@ -518,7 +670,7 @@ def folders(tmp_path_factory):
 @cache
 def uncut_couplings(pool, device):
     target, source = data_sets(device, source_batch=3)
-    return transferability_map("otce", *target, *source, patch_size=3, stride=2, pool=pool)
+    return transferability_map("otce", *target, source=source, patch_size=3, stride=2, pool=pool)
 
 
 @pytest.mark.parametrize("way", SOURCES)
@@ -531,16 +683,16 @@ def test_any_cut_of_both_sides_gives_the_same_couplings(way, limit, pool, folder
         SOURCES[way if (side, way, pool) != (1, "iterator", "image") else "one batch"](images, folder)
         for side, (images, folder) in enumerate(zip(data_sets(device, source_batch=3), folders, strict=True))
     )
-    made = coupled_mapper(stride=2, pool=pool, device=device)(target, source)
-    assert_same_couplings(made, uncut_couplings(pool, device))
+    score_map = coupled_mapper(stride=2, pool=pool, device=device)(target, source)
+    assert_same_couplings(score_map, uncut_couplings(pool, device))
 
 
 def test_a_source_that_can_be_read_once_is_held(device):
     target, source = data_sets(device)
     batches = batches_of(*target, 1, 2)
     expected = coupled_mapper(pool="image")(batches, [source])
-    found = coupled_mapper(pool="image")(batches, iter([source]))
-    assert_close(found.values, expected.values, equal_nan=True)
+    held = coupled_mapper(pool="image")(batches, iter([source]))
+    assert_close(held.values, expected.values, equal_nan=True)
 
 
 @pytest.mark.parametrize(
@@ -549,13 +701,13 @@ def test_a_source_that_can_be_read_once_is_held(device):
     ids=["tiles", "overlapping", "more source images"],
 )
 def test_pixels_held_at_a_time_stay_within_their_limit(patch_size, stride, source_batch, device, monkeypatch):
-    held = []
+    held, couple_pixels = [], OTCE.couple_pixels
 
-    def recorded(source_features, source_labels, target_features, *others, **options):
-        held.append((len(target_features), max(source_features.numel(), target_features.numel())))
-        return couple(source_features, source_labels, target_features, *others, **options)
+    def recorded(metric, features, labels, *, source, **options):
+        held.append((len(features), max(source[0].numel(), features.numel())))
+        return couple_pixels(metric, features, labels, source=source, **options)
 
-    monkeypatch.setattr(_mapper, "couple", recorded)
+    monkeypatch.setattr(OTCE, "couple_pixels", recorded)
     monkeypatch.setattr(_grid, "MEMORY_NUMBERS", 1500)
     target, source = (random_images(batch, 4, 40, 13, device=device) for batch in (1, source_batch))
     coupled_mapper(patch_size=patch_size, stride=stride, num_source_classes=CLASSES)([target], [source])
@@ -566,35 +718,37 @@ def test_pixels_held_at_a_time_stay_within_their_limit(patch_size, stride, sourc
 @pytest.mark.parametrize(("metric", "pool"), [("otce", "image"), ("jc_otce", "dataset")])
 def test_sinkhorn_is_close_and_says_how_close(metric, pool, device):
     target, source = data_sets(device)
-    options = {"patch_size": 4, "pool": pool, "epsilon": 0.01}
-    exact = transferability_map(metric, *target, *source, solver="exact", **options)
-    made = transferability_map(metric, *target, *source, solver="sinkhorn", **options)
-    assert made.valid.equal(exact.valid)
-    assert (made.values - exact.values)[made.valid].abs().mean() < 0.02
-    assert (made.coupling.solver, exact.coupling.solver) == ("sinkhorn", "exact")
-    assert made.coupling.mass.shape == (*made.values.shape, CLASSES, SOURCE_CLASSES)
-    for name, tensor in made.coupling.tensors().items():
-        assert name == "mass" or tensor.shape == made.values.shape
-    found = SimpleNamespace(**{name: tensor[made.valid] for name, tensor in made.coupling.tensors().items()})
-    assert (found.iterations > 0).all()
-    assert (found.epsilon > 0).all()
-    assert (found.marginal_error <= 1e-3).all()
-    assert found.converged.all()
+    options = {"patch_size": 4, "pool": pool}
+    exact = transferability_map(metric, *target, source=source, solver="exact", **options)
+    score_map = transferability_map(metric, *target, source=source, solver=Sinkhorn(epsilon=0.01), **options)
+    assert score_map.valid.equal(exact.valid)
+    assert (score_map.values - exact.values)[score_map.valid].abs().mean() < 0.02
+    assert (score_map.coupling.solver, exact.coupling.solver) == ("sinkhorn", "exact")
+    assert score_map.coupling.mass.shape == (*score_map.values.shape, CLASSES, SOURCE_CLASSES)
+    for name, tensor in score_map.coupling.tensors().items():
+        assert name == "mass" or tensor.shape == score_map.values.shape
+    coupling = SimpleNamespace(
+        **{name: tensor[score_map.valid] for name, tensor in score_map.coupling.tensors().items()}
+    )
+    assert (coupling.iterations > 0).all()
+    assert (coupling.epsilon > 0).all()
+    assert (coupling.marginal_error <= 1e-3).all()
+    assert coupling.converged.all()
     if metric == "otce":  # the label distances of JC-OTCE are entropic, too
-        above = found.cost - exact.coupling.cost[made.valid]
+        above = coupling.cost - exact.coupling.cost[score_map.valid]
         assert (above > -1e-9).all()
-        assert (above <= found.duality_gap + 1e-9).all()
+        assert (above <= coupling.duality_gap + 1e-9).all()
 
 
 def test_couplings_that_did_not_converge_are_told(device):
     target, source = data_sets(device)
-    options = {"solver": "sinkhorn", "max_iterations": 1, "epsilon": 1e-4}
+    solver = Sinkhorn(max_iterations=1, epsilon=1e-4)
     with pytest.warns(ConvergenceWarning, match="couplings did not converge: after 1 Sinkhorn iterations at epsilon"):
-        made = coupled_mapper(**options)([target], [source])
-    assert not made.coupling.converged[made.valid].all()
-    assert made.values[made.valid].isfinite().all()
+        score_map = coupled_mapper(solver=solver)([target], [source])
+    assert not score_map.coupling.converged[score_map.valid].all()
+    assert score_map.values[score_map.valid].isfinite().all()
     with pytest.raises(ConvergenceError, match="couplings did not converge"):
-        coupled_mapper(strict=True, **options)([target], [source])
+        coupled_mapper(solver=replace(solver, strict=True))([target], [source])
 
 
 @pytest.mark.usefixtures("annotations_unchecked")
@@ -630,32 +784,36 @@ def test_source_images_of_different_sizes(device):
 @every_pool
 def test_progress_of_couplings_ends_at_its_total(pool, device, capsys):
     target, source = data_sets(device)
-    made = coupled_mapper(pool=pool, progress=True)(batches_of(*target, 1, 2), [source])
-    total = 2 if pool == "image" else int(made.valid.sum())
+    score_map = coupled_mapper(pool=pool, progress=True)(batches_of(*target, 1, 2), [source])
+    total = 2 if pool == "image" else int(score_map.valid.sum())
     assert f"{total}/{total}" in capsys.readouterr().err
 
 
 # What a map must not depend on
 
 
+@every_first_look
 @every_metric
 @settings(max_examples=10)
 @given(data=st.data())
-def test_numbers_of_classes(metric, data, device):
+def test_numbers_of_classes(metric, first_look, data, device):
     features, labels = some_images(device)
     numbers = torch.tensor(data.draw(st.permutations(range(12))), device=device)
     renumbered = labels.where(labels == 255, numbers[labels.clamp(max=11)])
-    options = {"patch_size": 6, "stride": 4, "num_classes": 12}
-    made = transferability_map(metric, features, renumbered, **options)
-    assert_same_map(made, transferability_map(metric, features, labels, **options), rtol=1e-9, atol=1e-11)
+    options = {"patch_size": 6, "stride": 4, "num_classes": 12, "first_look": first_look}
+    score_map = map_of(metric, features, renumbered, **options)
+    assert_same_map(score_map, map_of(metric, features, labels, **options), rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.slow
+@every_first_look
 @every_metric
 @settings(max_examples=5)
 @given(order=st.permutations(range(4)), cut=st.integers(1, 3))
-def test_order_and_batches_of_images(metric, order, cut, device):
+def test_order_and_batches_of_images(metric, first_look, order, cut, device):
     features, labels = some_images(device, batch=4)
     options = {"metric": metric, "patch_size": (4, 6), "stride": (2, 3), "num_classes": CLASSES}
+    options |= {"first_look": first_look}
     for pool in ("dataset", "image"):
         mapper = Mapper(pool=pool, **options)
         whole, cut_up = mapper(batches_of(features, labels, 4)), mapper(batches_of(features, labels, cut, 4 - cut))
@@ -671,18 +829,16 @@ def test_order_and_batches_of_images(metric, order, cut, device):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"metric": "leap"}, "metric: 'leap' is none of leep, logme, .*, otce, jc_otce$"),
-        ({"metric": "knn"}, "metric: 'knn' has no map: the pixels of a patch are alike"),
+        ({"metric": "leap"}, "'leap' is none of leep"),
+        ({"metric": "knn"}, "metric: 'knn' has no map"),
         ({"pool": "images"}, "pool: 'images' is none of dataset, image"),
-        ({"absent_classes": "no"}, "absent_classes: 'no' is none of skip, include"),
+        ({"first_look": "patches"}, "first_look: 'patches' is none of dataset, patch"),
         ({"num_classes": 0}, "num_classes must be at least 1, not 0"),
         ({"min_pixels": 0}, "min_pixels must be at least 1, not 0"),
         ({"num_source_classes": 0}, "num_source_classes must be at least 1, not 0"),
         ({"solver": "simplex"}, "solver: 'simplex' is none of auto, exact, sinkhorn"),
-        ({"epsilon": 0.0}, "epsilon must be above 0 and finite, not 0.0"),
         ({"patch_size": (4, 0)}, r"patch_size must be at least 1 pixel, not \(4, 0\)"),
         ({"stride": 0}, "stride must be at least 1 pixel, not 0"),
-        ({"metric": "nce", "softmax": True}, "nce reads class scores and takes their softmax itself"),
         ({"patch_size": 12}, "a patch of 12 x 12 pixels does not fit into 11 x 13 pixels"),
         ({"patch_size": (4, 14), "pool": "image"}, "a patch of 4 x 14 pixels does not fit into 11 x 13 pixels"),
     ],
@@ -744,10 +900,51 @@ def test_logits_are_needed_where_they_are_read(device):
         Mapper(metric="nce", patch_size=4, num_classes=CLASSES)([Pixels(*some_images(device))])
 
 
+@pytest.mark.parametrize("metric", [name for name in ALONE if METRICS[name].looks[0].reads == "logits"])
+def test_features_are_not_taken_for_class_scores(metric, device):
+    images = some_images(device)
+    with pytest.raises(ValueError, match=r"no class scores .* features_are_logits=True"):
+        transferability_map(metric, *images, patch_size=4)
+    with pytest.raises(ValueError, match="features_are_logits=True: the features are the class scores, and others"):
+        transferability_map(metric, *images, images[0], features_are_logits=True, patch_size=4)
+    beside = transferability_map(metric, torch.zeros_like(images[0]), images[1], images[0], patch_size=4)
+    assert_same_map(transferability_map(metric, *images, features_are_logits=True, patch_size=4), beside)
+
+
+@pytest.mark.parametrize("metric", [name for name in ALONE if METRICS[name].looks[0].reads == "logits"])
+def test_a_folder_without_class_scores(metric, tmp_path):
+    saved(tmp_path, some_images("cpu"))
+    mapper = Mapper(metric=metric, patch_size=4, num_classes=CLASSES)
+    with pytest.raises(ValueError, match="no class scores of the source model to read: give logits"):
+        mapper(FeatureFolder(tmp_path))
+    assert mapper(FeatureFolder(tmp_path, logits="final")).valid.any()
+
+
+@pytest.mark.usefixtures("annotations_unchecked")
+@pytest.mark.parametrize("name", COUPLED)
+def test_sides_cannot_be_swapped_by_position(name, device):
+    target, source = data_sets(device)
+    with pytest.raises(TypeError, match=r"transferability_map\(\) takes"):
+        transferability_map(name, *source, *target, patch_size=3)
+
+
+@pytest.mark.usefixtures("annotations_unchecked")
+def test_misspelt_arguments_name_what_was_called(device):
+    images = some_images(device)
+    with pytest.raises(TypeError, match=r"transferability_map\(\) got an unexpected keyword argument 'patchsize'"):
+        transferability_map("logme", *images, patch_size=4, patchsize=4)
+    with pytest.raises(TypeError, match=r"Mapper\.__init__\(\) got an unexpected keyword argument 'softmax'"):
+        Mapper(metric="logme", patch_size=4, num_classes=CLASSES, softmax=True)
+    with pytest.raises(TypeError, match=r"Mapper\.__init__\(\) got an unexpected keyword argument 'epsilon'"):
+        Mapper(metric="otce", patch_size=4, num_classes=CLASSES, epsilon=0.1)
+    with pytest.raises(TypeError, match=r"takes 1 positional argument"):
+        Mapper("logme", 4)
+
+
 def test_features_too_large_for_double_precision(device):
     features, labels = some_images(device)
     with pytest.raises(ValueError, match="too large for double precision"):
-        transferability_map("regularized_hscore", 1e100 * features, labels, patch_size=4)
+        map_of("regularized_hscore", 1e100 * features, labels, patch_size=4)
 
 
 # What a map can do
@@ -756,7 +953,7 @@ def test_features_too_large_for_double_precision(device):
 def drawn_map(values, patch_size, stride, image_size):
     """A map of these values, valid where they are numbers."""
     valid = ~values.isnan()
-    return ScoreMap(values, valid, valid.long(), "leep", "nats", patch_size, stride, image_size)
+    return ScoreMap(values, valid, valid.long(), LEEP(), patch_size, stride, image_size)
 
 
 @st.composite
@@ -771,32 +968,32 @@ def drawn_maps(draw, images=()):
     return drawn_map(values, patch, stride, size)
 
 
-def spread_out(made):
+def spread_out(score_map):
     """At every pixel the sum over the valid patches that hold it, and how many those are, one by one."""
-    total, weight = np.zeros((2, *made.image_size))
-    for (i, j), value in np.ndenumerate(made.values.numpy()):
+    total, weight = np.zeros((2, *score_map.image_size))
+    for (i, j), value in np.ndenumerate(score_map.values.numpy()):
         if not np.isnan(value):
-            top, left = i * made.stride[0], j * made.stride[1]
-            window = slice(top, top + made.patch_size[0]), slice(left, left + made.patch_size[1])
+            top, left = i * score_map.stride[0], j * score_map.stride[1]
+            window = slice(top, top + score_map.patch_size[0]), slice(left, left + score_map.patch_size[1])
             total[window] += value
             weight[window] += 1
     return total, weight
 
 
-@given(made=drawn_maps())
-def test_upsampling_is_the_mean_over_the_valid_patches_that_hold_a_pixel(made):
-    total, weight = spread_out(made)
-    pixels = made.upsample()
+@given(score_map=drawn_maps())
+def test_upsampling_is_the_mean_over_the_valid_patches_that_hold_a_pixel(score_map):
+    total, weight = spread_out(score_map)
+    pixels = score_map.upsample()
     expected = np.divide(total, weight, out=np.full_like(total, np.nan), where=weight > 0)
     assert_close(pixels, expected, equal_nan=True)
     mass = (pixels.nan_to_num(0) * torch.from_numpy(weight)).sum()
-    assert_close(mass, made.values.nansum() * math.prod(made.patch_size))
+    assert_close(mass, score_map.values.nansum() * math.prod(score_map.patch_size))
 
 
-@given(made=drawn_maps(images=(3,)))
-def test_images_are_upsampled_apart(made):
-    for values, pixels in zip(made.values, made.upsample(), strict=True):
-        alone = drawn_map(values, made.patch_size, made.stride, made.image_size)
+@given(score_map=drawn_maps(images=(3,)))
+def test_images_are_upsampled_apart(score_map):
+    for values, pixels in zip(score_map.values, score_map.upsample(), strict=True):
+        alone = drawn_map(values, score_map.patch_size, score_map.stride, score_map.image_size)
         assert_close(pixels, alone.upsample(), rtol=1e-12, equal_nan=True)
 
 
@@ -823,11 +1020,11 @@ def test_class_means(patch_size, stride, device):
     features, labels = some_images(device)
     labels[labels == 2] = 255  # a class without pixels
     options = {"patch_size": patch_size, "stride": stride, "num_classes": CLASSES}
-    pooled = transferability_map("leep", features, labels, **options)
+    pooled = map_of("leep", features, labels, **options)
     pixels = pooled.upsample().cpu().numpy()
     expected = slow_class_mean(np.stack([pixels] * 3), labels.cpu().numpy())
     assert_close(pooled.class_mean(labels, num_classes=CLASSES), expected, equal_nan=True)
-    apart = transferability_map("leep", features, labels, pool="image", **options)
+    apart = map_of("leep", features, labels, pool="image", **options)
     pairs = zip(apart.upsample().cpu().numpy(), labels.cpu().numpy(), strict=True)
     expected = np.stack([slow_class_mean(*pair) for pair in pairs])
     assert_close(apart.class_mean(labels, num_classes=CLASSES), expected, equal_nan=True)
@@ -843,25 +1040,25 @@ def test_class_means(patch_size, stride, device):
 )
 def test_class_means_of_other_labels_are_an_error(pool, change, message, device):
     features, labels = some_images(device)
-    made = transferability_map("leep", features, labels, patch_size=4, pool=pool)
+    score_map = map_of("leep", features, labels, patch_size=4, pool=pool)
     with pytest.raises(ValueError, match=message):
-        made.class_mean(change(labels), num_classes=CLASSES)
+        score_map.class_mean(change(labels), num_classes=CLASSES)
 
 
 def test_files_hold_float32_values(tmp_path, device):
-    made = transferability_map("leep", *some_images(device), patch_size=4, pool="image")
-    made.save(tmp_path / "map.npy")
+    score_map = map_of("leep", *some_images(device), patch_size=4, pool="image")
+    score_map.save(tmp_path / "map.npy")
     saved = np.load(tmp_path / "map.npy")
     assert saved.dtype == np.float32
-    np.testing.assert_array_equal(saved, made.values.float().cpu().numpy())
+    np.testing.assert_array_equal(saved, score_map.values.float().cpu().numpy())
     assert np.isnan(saved).any()
     assert [path.name for path in tmp_path.iterdir()] == ["map.npy"]
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, device, monkeypatch):
-    made = transferability_map("leep", *some_images(device), patch_size=4)
+    score_map = map_of("leep", *some_images(device), patch_size=4)
     with pytest.raises(ValueError, match=r"map\.png must end in \.npy"):
-        made.save(tmp_path / "map.png")
+        score_map.save(tmp_path / "map.png")
 
     def fail(path, array):
         path.write_bytes(b"half of it")
@@ -869,7 +1066,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, device, monkeypatch):
 
     monkeypatch.setattr(np, "save", fail)
     with pytest.raises(OSError, match="no space left"):
-        made.save(tmp_path / "map.npy")
+        score_map.save(tmp_path / "map.npy")
     assert not list(tmp_path.iterdir())
 
 
@@ -891,7 +1088,7 @@ class ReadOnce:
 
 def test_batches_that_can_be_read_once_are_all_read(device):
     images = some_images(device)
-    expected = transferability_map("logme", *images, patch_size=4)
+    expected = map_of("logme", *images, patch_size=4)
     mapper = Mapper(metric="logme", patch_size=4, num_classes=CLASSES)
     assert_same_map(mapper(ReadOnce(batches_of(*images, 1, 1, 1))), expected)
 
@@ -915,17 +1112,17 @@ def test_batches_of_other_channels_are_an_error(pool, device):
 @pytest.mark.parametrize(("patch_size", "stride"), [(4, 4), (4, 3), (3, 5)])
 def test_what_no_patch_reaches_is_not_looked_at(patch_size, stride, device):
     features, labels = some_images(device)
-    expected = transferability_map("leep", features, labels, patch_size=patch_size, stride=stride)
+    expected = map_of("leep", features, labels, patch_size=patch_size, stride=stride)
     bottom, right = ((size - patch_size) // stride * stride + patch_size for size in (11, 13))
     labels[:, bottom:], labels[..., right:] = 77, 77
     options = {"patch_size": patch_size, "stride": stride, "num_classes": CLASSES}
-    assert_same_map(transferability_map("leep", features, labels, **options), expected)
+    assert_same_map(map_of("leep", features, labels, **options), expected)
 
 
 @pytest.mark.parametrize("metric", ["logme", "hscore"])
 def test_exponentials_of_what_is_no_likelihood_are_an_error(metric, device):
-    with pytest.raises(ValueError, match=f"exp is for mean log-likelihoods .* not for {metric}"):
-        transferability_map(metric, *some_images(device), patch_size=4).exp()
+    with pytest.raises(ValueError, match=f"exp is for mean log-likelihoods, .* not for {metric}"):
+        map_of(metric, *some_images(device), patch_size=4).exp()
 
 
 @pytest.mark.usefixtures("annotations_unchecked")

@@ -97,7 +97,7 @@ def test_joined_files_are_named_from_the_first_to_the_last():
 
 
 @pytest.mark.parametrize(("name", "message"), [("1.npy", "1.npy: label 7"), ("", "label 7")])
-def test_errors_tell_the_name_where_there_is_one(name, message):
+def test_errors_name_the_batch_where_there_is_one(name, message):
     pixels = Pixels(torch.zeros(1, 2, 3, 4), torch.zeros(1, 3, 4, dtype=torch.int64), name=name)
     with pytest.raises(ValueError, match=f"^{message}$"), pixels.named_errors():
         raise ValueError("label 7")

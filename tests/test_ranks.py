@@ -20,7 +20,10 @@ from . import ranks
 from .helpers import assert_same, write_features
 from .ranks import IMAGES, MAKERS, SAMPLED, D, H, W, images, make_score, numbers, updated
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gloo processes are started as on Linux")
+pytestmark = [
+    pytest.mark.distributed,
+    pytest.mark.skipif(sys.platform == "win32", reason="gloo processes are started as on Linux"),
+]
 
 SETTINGS = {"2 ranks, the first empty": (2, 0), "4 ranks, the last empty": (4, 3)}
 
@@ -36,7 +39,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def processes(folders):
-    """Where each rank of each setting has left what it found; started once, because to import torch takes seconds."""
+    """Where each rank of each setting has left its results; started once, because to import torch takes seconds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(Path(__file__).parent.parent)
         mp.spawn(ranks.rank_main, (list(SETTINGS.values()), str(folders)), nprocs=4)
@@ -49,8 +52,8 @@ def setting(request):
 
 
 @pytest.fixture(scope="module")
-def found(processes, setting):
-    """What every rank of a setting found."""
+def results(processes, setting):
+    """The results of every rank of a setting."""
     return [torch.load(processes / f"{setting[0]}-{rank}.pt", weights_only=True) for rank in range(setting[0])]
 
 
@@ -58,25 +61,25 @@ def close(expected):
     return pytest.approx(expected, rel=1e-10)
 
 
-def assert_all(found, expected):
+def assert_all(results, expected):
     """Each rank has the expected numbers."""
-    for rank in found:
+    for rank in results:
         torch.testing.assert_close(rank, expected, rtol=1e-10, atol=1e-12, equal_nan=True)
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_each_rank_computes_what_one_process_does_and_goes_on_from_its_own_pixels(found, name):
+def test_each_rank_computes_what_one_process_does_and_goes_on_from_its_own_pixels(results, name):
     metric = updated(MAKERS[name](), slice(0, IMAGES))
-    assert_all([rank[name][0] for rank in found], numbers(metric))
-    for _ in found:
+    assert_all([rank[name][0] for rank in results], numbers(metric))
+    for _ in results:
         metric.update(*images(slice(1)))
-    assert_all([rank[name][1] for rank in found], numbers(metric))
+    assert_all([rank[name][1] for rank in results], numbers(metric))
 
 
-def test_statistics_of_all_ranks_are_those_of_all_pixels(found):
+def test_statistics_of_all_ranks_are_those_of_all_pixels(results):
     """Samples, too, where pixels are told apart by their place."""
     for name, expected in ranks.statistics(slice(0, IMAGES)).items():
-        for rank in found:
+        for rank in results:
             merged = expected.from_state(rank["statistics"][name])
             assert_same(merged, expected, atol=0 if name == "sample" else 1e-9)
 
@@ -87,22 +90,22 @@ def streams(setting, dtype):
     return [Pixels(x.to(dtype), y, z, stream=rank) for rank, (x, y, z) in enumerate(parts) if len(y)]
 
 
-def test_a_model_is_scored_on_the_samples_of_all_ranks(found, setting):
+def test_a_model_is_scored_on_the_samples_of_all_ranks(results, setting):
     scores = Scorer(metrics=("logme",), num_classes=ranks.K, **SAMPLED)(streams(setting, torch.float32))
-    for rank in found:
+    for rank in results:
         assert rank["model"] == close(scores["logme"].score)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_samples_are_drawn_from_the_pixels_of_all_ranks(found, setting, dtype):
+def test_samples_are_drawn_from_the_pixels_of_all_ranks(results, setting, dtype):
     scores = Scorer(metrics=("logme", "leep"), num_classes=ranks.K, **SAMPLED)(streams(setting, dtype))
     expected = {name: torch.tensor(score.score, dtype=torch.float64) for name, score in scores.items()}
-    assert_all([rank[str(dtype)] for rank in found], expected)
+    assert_all([rank[str(dtype)] for rank in results], expected)
 
 
-def test_forward_asks_no_other_rank(found, setting):
+def test_forward_asks_no_other_rank(results, setting):
     expected = numbers(updated(make_score(), slice(0, IMAGES)))
-    for number, rank in enumerate(found):
+    for number, rank in enumerate(results):
         batches, all_ranks = rank["forward"]
         assert_all([all_ranks], expected)
         start = ranks.part_of(number, *setting).start
@@ -110,20 +113,20 @@ def test_forward_asks_no_other_rank(found, setting):
             assert_all([batch], numbers(updated(make_score(), slice(k, k + 1))))
 
 
-def test_forward_asks_all_ranks_where_it_is_told_to(found):
-    assert_all([rank["forward in step"] for rank in found], numbers(updated(make_score(), slice(0, len(found)))))
+def test_forward_asks_all_ranks_where_it_is_told_to(results):
+    assert_all([rank["forward in step"] for rank in results], numbers(updated(make_score(), slice(0, len(results)))))
 
 
-def test_a_group_of_ranks_merges_its_own_pixels(found):
-    assert_all([rank["group"] for rank in found[:2]], numbers(updated(make_score(), slice(0, 2))))
+def test_a_group_of_ranks_merges_its_own_pixels(results):
+    assert_all([rank["group"] for rank in results[:2]], numbers(updated(make_score(), slice(0, 2))))
 
 
-def test_pixels_that_are_bad_on_one_rank_are_told_on_all_and_each_keeps_its_own(found, setting):
-    start = found[0]["bad labels"][0]
+def test_pixels_that_are_bad_on_one_rank_are_told_on_all_and_each_keeps_its_own(results, setting):
+    start = results[0]["bad labels"][0]
     assert re.fullmatch(
         rf"ValueError: labels from 99 to 101 on \d+ pixels: outside \[0, {ranks.K}\) and not ignore_index=255", start
     )
-    for number, rank in enumerate(found):
+    for number, rank in enumerate(results):
         first, again, held = rank["bad labels"]
         assert first == again == start
         good = ranks.part_of(number, *setting)
@@ -131,41 +134,46 @@ def test_pixels_that_are_bad_on_one_rank_are_told_on_all_and_each_keeps_its_own(
         assert held == (0 if is_bad else (good.stop - good.start) * H * W)
 
 
-def test_no_pixel_on_any_rank_is_an_error_after_which_all_go_on(found):
+def test_no_pixel_on_any_rank_is_an_error_after_which_all_go_on(results):
     metric = make_score()
-    for rank in found:
+    for rank in results:
         assert rank["nothing at first"][0].startswith("ValueError: TransferabilityScore has seen no pixel")
         metric.update(*images(slice(1)))
-    assert_all([rank["nothing at first"][1] for rank in found], numbers(metric))
+    assert_all([rank["nothing at first"][1] for rank in results], numbers(metric))
 
 
-def test_ranks_whose_features_are_unlike_are_an_error_on_all(found):
-    for rank in found:
+def test_ranks_whose_features_are_unlike_are_an_error_on_all(results):
+    for rank in results:
         assert rank["other channels"].startswith("ValueError: ")
         assert f"of {D} channels, those before had 2" in rank["other channels"]
 
 
-def test_images_of_another_size_on_another_rank_are_an_error_of_a_map_on_all(found):
-    for rank in found:
+def test_images_of_another_size_on_another_rank_are_an_error_of_a_map_on_all(results):
+    for rank in results:
         assert f"images of {H} x {W + 1} pixels, those before had {H} x {W}" in rank["other size"]
 
 
-def test_a_rank_that_has_left_is_an_error_of_the_others(found):
-    for number, rank in enumerate(found[:-1]):
-        ranks_named = f"rank {number} of {len(found)} cannot reach the others, one of which has probably ended"
+def test_a_rank_that_has_left_is_an_error_of_the_others(results):
+    for number, rank in enumerate(results[:-1]):
+        ranks_named = f"rank {number} of {len(results)} cannot reach the others, one of which has probably ended"
         assert rank["left alone"].startswith(f"RuntimeError: {ranks_named}")
 
 
 @pytest.mark.parametrize(("name", "options"), [("folder", {}), ("sampled folder", SAMPLED)])
-def test_a_folder_read_in_parts_has_the_scores_of_the_whole(found, folders, name, options):
-    expected = ranks.score_folder(folders, **options)
-    for rank in found:
+def test_a_folder_read_in_parts_has_the_scores_of_the_whole(results, folders, name, options):
+    expected = ranks.score_parts(folders, **options)
+    for rank in results:
         assert rank[name] == close(expected)
 
 
-def test_batches_of_all_ranks_have_the_scores_of_the_whole(found):
+def test_ranks_share_a_folder_and_the_first_has_the_scores(results, folders):
+    expected = ranks.score_parts(folders, **SAMPLED)
+    assert [rank["shared folder"] for rank in results] == [close(expected), *[{}] * (len(results) - 1)]
+
+
+def test_batches_of_all_ranks_have_the_scores_of_the_whole(results):
     expected = ranks.score_tensors(slice(0, IMAGES))
-    for rank in found:
+    for rank in results:
         assert rank["tensors"] == close(expected)
 
 
@@ -184,19 +192,19 @@ def torchrun(*arguments, script=("-m", "torch_trf")):
 
 def without_seconds(printed):
     """The lines that do not depend on time."""
-    return [re.sub(r" +[\d.]+$", "", line) for line in printed.splitlines()]
+    return [line for line in printed.splitlines() if not line.startswith("scored in ")]
 
 
 def test_torchrun_prints_and_writes_what_one_process_does(folders, tmp_path, capsys):
     arguments = ["score", "--target", folders / "target", "--source", folders / "source", "--output"]
-    arguments += [tmp_path / "scores.json", "--metrics", *ranks.FOLDER["metrics"]]
+    arguments += [tmp_path / "scores.json", "--logits", "final", "--metrics", *ranks.FOLDER["metrics"]]
     done = torchrun(*arguments)
     assert done.returncode == 0, done.stderr
     written = json.loads((tmp_path / "scores.json").read_text())["scores"]
     assert main([*map(str, arguments), "--ignore_index", "250"]) == 0
     assert without_seconds(done.stdout) == without_seconds(capsys.readouterr().out)
     for name, score in json.loads((tmp_path / "scores.json").read_text())["scores"].items():
-        assert written[name]["repeats"] == close(score["repeats"])
+        assert written[name]["values"] == close(score["values"])
 
 
 def test_a_rank_that_fails_ends_all_with_its_error(tmp_path):
@@ -216,7 +224,7 @@ def test_a_rank_that_is_killed_ends_all(folders):
 
 def test_a_map_is_no_work_for_several_processes(folders, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "as torchrun does")
-    arguments = ["map", "--target", str(folders / "target"), "--metric", "nce", "--output", str(tmp_path / "made")]
+    arguments = ["map", "--target", str(folders / "target"), "--metric", "hscore", "--output", str(tmp_path / "map")]
     assert main([*arguments, "--patch_size", "4", "--ignore_index", "250"]) == 2
     assert "error: torch-trf map runs in a single process: start it without torchrun" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -1,17 +1,23 @@
-"""What a configuration file names by the path of its class, and the arguments to make it with."""
+"""What a configuration names by the path of its class, or by a short name, and the arguments to make it with."""
 
+import difflib
 import importlib
-import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torchvision import models
 
 ClassPath = str | dict[str, Any]
+Makers = Mapping[str, Callable[..., Any]]
 
 
-def instantiate(what: ClassPath) -> Any:
+def instantiate(what: ClassPath, named: Makers | None = None) -> Any:
     """What a path and its arguments make; arguments may be such, too.
+
+    Args:
+        what: the path of a class or function, or `{"class_path": ..., "init_args": {...}}`. A path without a dot is a
+            short name.
+        named: what short names stand for.
 
     Raises:
         ValueError: a path that leads nowhere, or arguments that it does not take.
@@ -22,13 +28,14 @@ def instantiate(what: ClassPath) -> Any:
         Conv2d(3, 8, kernel_size=(1, 1), stride=(1, 1))
     """
     path, arguments = _path(what)
-    made = {name: _argument(value) for name, value in arguments.items()}
+    named = named or {}
+    make = named.get(path)
+    if make is None and "." not in path:
+        near = difflib.get_close_matches(path, named, n=5) or named
+        raise ValueError(f"{path!r} is none of {', '.join(near)}, nor the dotted path of a class")
     try:
-        if "." in path:
-            return _found(path)(**made)
-        parameters = inspect.signature(models.get_model_builder(path)).parameters
-        unweighted = {name: None for name in ("weights", "weights_backbone") if name in parameters}
-        return models.get_model(path, **unweighted | made)
+        make = make or _imported(path)
+        return make(**{name: _argument(value, named) for name, value in arguments.items()})
     except Exception as error:  # of code that may be anybody's
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raise ValueError(f"{path} cannot be made: {kind}{error}") from error
@@ -37,34 +44,36 @@ def instantiate(what: ClassPath) -> Any:
 def _path(what: ClassPath) -> tuple[str, dict[str, Any]]:
     if isinstance(what, str):
         return what, {}
+    if not isinstance(what, dict):
+        raise ValueError(f"{what!r} is neither a path nor {{class_path: ..., init_args: {{...}}}}")
     path, arguments = what.get("class_path"), what.get("init_args", {})
     if not isinstance(path, str) or not isinstance(arguments, dict) or what.keys() - {"class_path", "init_args"}:
         raise ValueError(f"{what} is neither a path nor {{class_path: ..., init_args: {{...}}}}")
     return path, arguments
 
 
-def _argument(value: Any) -> Any:
-    """An argument of a configuration file, where it stands for something else."""
+def _argument(value: Any, named: Makers) -> Any:
+    """An argument of a configuration, where it stands for something else."""
     if isinstance(value, dict) and "class_path" in value:
-        return instantiate(value)
+        return instantiate(value, named)
     if isinstance(value, list):
-        return [_argument(each) for each in value]
+        return [_argument(each, named) for each in value]
     dtype = getattr(torch, value.removeprefix("torch."), None) if str(value).startswith("torch.") else None
     return dtype if isinstance(dtype, torch.dtype) else value
 
 
-def _found(path: str) -> Any:
+def _imported(path: str) -> Any:
     """The class or function of a dotted path."""
     parts = path.split(".")
     for length in range(len(parts) - 1, 0, -1):
         module = ".".join(parts[:length])
         try:
-            found = importlib.import_module(module)
+            member = importlib.import_module(module)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{module}.".startswith(f"{error.name}."):
                 raise  # it is there, and needs something that is not
             continue
         for name in parts[length:]:
-            found = getattr(found, name)
-        return found
+            member = getattr(member, name)
+        return member
     raise ValueError(f"there is no module {parts[0]!r}: install its package, or put its folder on PYTHONPATH")

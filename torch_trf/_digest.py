@@ -2,9 +2,10 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from torch import Tensor
+
+from ._files import PathLike
 
 
 def digest(parts: Iterable[bytes]) -> str:
@@ -14,10 +15,10 @@ def digest(parts: Iterable[bytes]) -> str:
         >>> digest([b"ab", b"c"]) == digest([b"abc"]) != digest([b"abd"])
         True
     """
-    found = hashlib.blake2b(digest_size=16)
+    hasher = hashlib.blake2b(digest_size=16)
     for part in parts:
-        found.update(part)
-    return found.hexdigest()
+        hasher.update(part)
+    return hasher.hexdigest()
 
 
 def of_tensor(tensor: Tensor) -> Iterator[bytes]:
@@ -26,7 +27,7 @@ def of_tensor(tensor: Tensor) -> Iterator[bytes]:
     yield tensor.numpy().tobytes()
 
 
-def of_file(path: str | Path) -> Iterator[bytes]:
+def of_file(path: PathLike) -> Iterator[bytes]:
     """The contents of a file."""
     with open(path, "rb") as file:
         while part := file.read(1 << 20):

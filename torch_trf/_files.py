@@ -7,11 +7,13 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+
+PathLike: TypeAlias = str | os.PathLike[str]
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: PathLike) -> Iterator[Path]:
     """A temporary path beside `path`, which takes its place when the block ends, and is removed when the block fails.
 
     Raises:
@@ -25,6 +27,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         >>> path.read_text()
         '0.5'
     """
+    path = Path(path)
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     try:
         yield temporary
@@ -37,13 +40,13 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise
 
 
-def write_json(path: Path, value: dict[str, Any]) -> None:
+def write_json(path: PathLike, value: dict[str, Any]) -> None:
     """Writes values as JSON, which knows no NaN; the whole file or nothing."""
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+def write_csv(path: PathLike, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
     """Writes rows by the names of their columns; the whole file or nothing."""
     with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
@@ -51,7 +54,7 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, An
         writer.writerows(rows)
 
 
-def write_bytes(path: Path, write: Callable[[io.BytesIO], object]) -> None:
+def write_bytes(path: PathLike, write: Callable[[io.BytesIO], object]) -> None:
     """Writes what a function writes into a buffer; unlike torch.save and np.save, a full disk is told as such."""
     buffer = io.BytesIO()
     write(buffer)

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ._checks import require_at_least
+from ._files import PathLike
 from .pixels import Pixels
 
 
@@ -22,12 +24,10 @@ class FeatureFolder:
 
     Args:
         path: the folder.
-        feature_name: subfolder of the features.
-        label_name: subfolder of the labels.
-        logit_name: subfolder of the source model's class scores, which LEEP and NCE read; None where there are none.
-            The published layout holds logits in `final`, which are features and class scores alike.
-        num_images: how many images to take, drawn without replacement; all by default.
-        seed: of that draw.
+        features: subfolder of the features.
+        labels: subfolder of the labels.
+        logits: subfolder of the source model's class scores; none by default. It may be that of the features: the
+            published layout holds class scores in `final`, which `logits="final"` says.
 
     Raises:
         ValueError: a folder that is missing or empty, a file without its partner, a file that is no .npy array, is cut
@@ -45,31 +45,49 @@ class FeatureFolder:
 
     def __init__(
         self,
-        path: str | Path,
+        path: PathLike,
         *,
-        feature_name: str = "final",
-        label_name: str = "label",
-        logit_name: str | None = "final",
-        num_images: int | None = None,
-        seed: int = 0,
+        features: str = "final",
+        labels: str = "label",
+        logits: str | None = None,
     ) -> None:
         self.path = Path(path)
-        subfolders = dict.fromkeys(name for name in (feature_name, label_name, logit_name) if name is not None)
+        subfolders = dict.fromkeys(name for name in (features, labels, logits) if name is not None)
         partners = {name: _array_files(self.path / name) for name in subfolders}
-        self._features, self._labels = partners[feature_name], partners[label_name]
-        self._logits = None if logit_name is None else partners[logit_name]
+        self._features, self._labels = partners[features], partners[labels]
+        self._logits = None if logits is None else partners[logits]
         for files in partners.values():
             for other, others in partners.items():
                 if alone := sorted(files.keys() - others.keys(), key=_natural):
                     raise ValueError(f"{files[alone[0]]} has no partner {self.path / other / alone[0]}.npy")
         self.names = sorted(self._features, key=_natural)
-        self._check_headers([files for name, files in partners.items() if name != label_name])
-        if num_images is not None and num_images < 1:
-            raise ValueError(f"num_images must be at least 1, not {num_images}")
-        if num_images is not None and num_images < len(self.names):
-            chosen = random.Random(seed).sample(self.names, num_images)
-            self.names = sorted(chosen, key=_natural)
+        self._check_headers([files for name, files in partners.items() if name != labels])
         self._streams = range(len(self.names))
+
+    @property
+    def has_logits(self) -> bool:
+        """Whether there are class scores."""
+        return self._logits is not None
+
+    def without_logits(self) -> "FeatureFolder":
+        """The same images, of which class scores are not read."""
+        folder = copy(self)
+        folder._logits = None
+        return folder
+
+    def draw(self, num_images: int | None, seed: int = 0) -> "FeatureFolder":
+        """Some of the images, drawn without replacement; all of them for None or where there are no more.
+
+        Raises:
+            ValueError: less than one image.
+        """
+        require_at_least(1, num_images=num_images)
+        if num_images is None or num_images >= len(self.names):
+            return self
+        drawn = copy(self)
+        drawn.names = sorted(random.Random(seed).sample(self.names, num_images), key=_natural)
+        drawn._streams = range(num_images)
+        return drawn
 
     def part(self, index: int, parts: int) -> "FeatureFolder":
         """One of so many parts of the images, for a rank; it may be empty. Samples do not depend on the parts."""
@@ -151,12 +169,13 @@ def _array_files(folder: Path) -> dict[str, Path]:
     return files
 
 
-def natural_files(folder: Path) -> list[Path]:
+def natural_files(folder: PathLike) -> list[Path]:
     """The files of a folder that are not hidden, in natural order of their names (2 before 10).
 
     Raises:
         ValueError: a folder that is missing or empty.
     """
+    folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder")
     files = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]

@@ -5,15 +5,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from operator import itemgetter
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int64, Integer
 from torch import Tensor
 
+from ._checks import require_choice
 from ._ops import LARGEST_INT64, Size
 
 GridName = Literal["features", "labels"]
+Pool = Literal["dataset", "image"]
 
 MOST_PREFIX_TOKENS = 5  # class token and registers before those of the image
 LARGEST_KEY = LARGEST_INT64  # sorts last: the key of a pixel that may not be drawn
@@ -43,6 +45,25 @@ class Pixels:
     stream: int = 0
     offset: int = 0
     name: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        features: Float[Tensor, "..."],
+        labels: Integer[Tensor, "..."],
+        logits: Float[Tensor, "..."] | None = None,
+        *,
+        stream: int = 0,
+        offset: int = 0,
+    ) -> "Pixels":
+        """Pixels as somebody gives them, in rows or images, checked; what the package makes itself is trusted.
+
+        Raises:
+            ValueError: as `as_images`.
+        """
+        images, classes = as_images(features, labels)
+        scores = images if logits is features else None if logits is None else as_images(logits, labels)[0]
+        return cls(images, classes, scores, stream, offset)
 
     def to(self, device: torch.device | str | None) -> "Pixels":
         """These pixels on `device`; where they are if it is None."""
@@ -165,8 +186,7 @@ def on_one_grid(
         >>> on_one_grid(torch.zeros(1, 3, 2, 2), labels, grid="labels").features.shape
         torch.Size([1, 3, 4, 4])
     """
-    if grid not in get_args(GridName):
-        raise ValueError(f"grid: {grid!r} is none of {', '.join(get_args(GridName))}")
+    require_choice("grid", grid, GridName)
     given = [features] if logits is None or logits is features else [features, logits]
     images = [tensor.detach() for tensor in given]
     if labels.dim() == 3:
@@ -177,9 +197,7 @@ def on_one_grid(
             check_stride(name, size_of(tensor), size_of(labels), "labels")
         size = size_of(images[0]) if grid == "features" else size_of(labels)
         images, labels = [bilinear(tensor, size) for tensor in images], nearest(labels, size)
-    aligned = [as_images(tensor, labels) for tensor in images]
-    scores = None if logits is None else aligned[-1][0]
-    return Pixels(*aligned[0], scores, stream=stream, offset=offset)
+    return Pixels.of(images[0], labels, None if logits is None else images[-1], stream=stream, offset=offset)
 
 
 def fold_tokens(tokens: Float[Tensor, "B N D"], image_size: Size) -> Float[Tensor, "B D H W"]:
@@ -215,6 +233,23 @@ def fold_tokens(tokens: Float[Tensor, "B N D"], image_size: Size) -> Float[Tenso
         raise ValueError(f"{count} tokens fit {several} over {height} x {width} pixels")
     rows, columns = max(exact or grids, key=math.prod)
     return tokens[:, count - rows * columns :].mT.unflatten(-1, (rows, columns))
+
+
+def pools_images(pool: Pool) -> bool:
+    """Whether all images make one entry.
+
+    Raises:
+        ValueError: neither "dataset" nor "image".
+    """
+    require_choice("pool", pool, Pool)
+    return pool == "dataset"
+
+
+def count_classes(labels: Integer[Tensor, "..."], num_classes: int | None, ignore_index: int) -> int:
+    """The number of classes: as given, or the largest label plus one; waits for the device."""
+    if num_classes is not None:
+        return num_classes
+    return max(int(labels.where(labels != ignore_index, 0).max()) + 1, 1)
 
 
 def size_of(images: Tensor) -> Size:

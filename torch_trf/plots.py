@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,7 +13,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from tqdm import tqdm
 
-from ._files import whole_file
+from ._files import PathLike, whole_file
 from .maps import ScoreMap
 
 MOST_PANELS = 12  # of a map for every image
@@ -27,7 +26,7 @@ LARGEST_DISTORTION = 0.05  # of a picture's height to width against the map's
 
 
 def draw_map(
-    transferability: ScoreMap, *, title: str = "", pictures: Sequence[Path] = (), progress: bool = False
+    score_map: ScoreMap, *, title: str = "", pictures: Sequence[PathLike] = (), progress: bool = False
 ) -> Figure:
     """Draws a map: colors for valid patches, hatching where there is none, over pictures where they are given.
 
@@ -36,7 +35,7 @@ def draw_map(
     `MOST_PANELS` are drawn, with one scale of colors.
 
     Args:
-        transferability: the map.
+        score_map: the map.
         title: of the figure.
         pictures: image files, one for each image that was mapped, in the same order; of any resolution.
         progress: whether to show a progress bar while many pictures are read.
@@ -49,30 +48,30 @@ def draw_map(
 
     Example:
         >>> labels = torch.randint(0, 2, (1, 8, 12))
-        >>> made = torch_trf.transferability_map("logme", torch.randn(1, 3, 8, 12), labels, patch_size=4)
-        >>> len(draw_map(made, title="noise").axes)  # the map and its color bar
+        >>> score_map = torch_trf.transferability_map("logme", torch.randn(1, 3, 8, 12), labels, patch_size=4)
+        >>> len(draw_map(score_map, title="noise").axes)  # the map and its color bar
         2
     """
-    values = np.ma.masked_array(transferability.values.cpu().numpy(), ~transferability.valid.cpu().numpy())
+    values = np.ma.masked_array(score_map.values.cpu().numpy(), ~score_map.valid.cpu().numpy())
     pooled = values.ndim == 2
     if pooled:
         values = values[np.newaxis]
     elif pictures and len(pictures) != len(values):
         raise ValueError(f"{len(pictures)} pictures for maps of {len(values)} images")
-    check_pictures(pictures, transferability.image_size)
+    check_pictures(pictures, score_map.image_size)
     shown = values[:MOST_PANELS]
-    height, width = transferability.image_size
+    height, width = score_map.image_size
     columns = min(len(shown), 4)
     rows = -(-len(shown) // columns)
     panel_width = 7.0 if len(shown) == 1 else 3.5
     panel_height = panel_width * min(max(height / width, 0.3), 3.0)
     figure = blank_figure(columns * panel_width + 1.5, rows * panel_height + 1.0)
-    found = shown.compressed()
-    low, high = np.percentile(found, PERCENTILES) if found.size else (0.0, 1.0)
+    valid_values = shown.compressed()
+    low, high = np.percentile(valid_values, PERCENTILES) if valid_values.size else (0.0, 1.0)
     norm = Normalize(low, high)
     beyond = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}
     margin = SLACK * (high - low)
-    extend = beyond[bool((found < low - margin).any()), bool((found > high + margin).any())]
+    extend = beyond[bool((valid_values < low - margin).any()), bool((valid_values > high + margin).any())]
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for axis in axes[len(shown) :]:
         axis.set_axis_off()
@@ -80,18 +79,18 @@ def draw_map(
         picture = None
         if pictures:
             picture = _mean(pictures, progress) if pooled else _read(pictures[index])
-        _draw_panel(axis, tiles, transferability, picture, norm)
+        _draw_panel(axis, tiles, score_map, picture, norm)
         axis.set_title("" if pooled else f"image {index}", fontsize=9)
     for axis in axes[: len(shown)]:
         axis.label_outer()
     more = "" if len(shown) == len(values) else f" (the first {len(shown)} of {len(values)} images)"
     figure.suptitle(title + more, fontsize=11)
     bar = figure.colorbar(ScalarMappable(norm, COLORS), ax=axes.tolist(), extend=extend, shrink=0.9)
-    bar.set_label(f"{transferability.metric} ({transferability.unit}); higher is better")
+    bar.set_label(f"{score_map.name} ({score_map.unit}); higher is better")
     return figure
 
 
-def check_pictures(pictures: Sequence[Path], image_size: tuple[int, int]) -> None:
+def check_pictures(pictures: Sequence[PathLike], image_size: tuple[int, int]) -> None:
     """Raises where a picture could not lie under a map of images of this size; reads headers alone.
 
     Raises:
@@ -112,21 +111,22 @@ def blank_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def save_figure(figure: Figure, path: str | Path) -> None:
+def save_figure(figure: Figure, path: PathLike) -> None:
     """Writes a figure, in the format of the suffix; the whole file or nothing."""
-    with whole_file(Path(path)) as temporary:
+    with whole_file(path) as temporary:
         figure.savefig(temporary, dpi=150)
 
 
 def _draw_panel(
     axis: Axes,
     tiles: np.ma.MaskedArray,
-    made: ScoreMap,
+    score_map: ScoreMap,
     picture: np.ndarray | None,
     norm: Normalize,
 ) -> None:
-    (height, width), (top, left) = made.image_size, ((made.patch_size[i] - made.stride[i]) / 2 for i in range(2))
-    bottom, right = top + len(tiles) * made.stride[0], left + tiles.shape[1] * made.stride[1]
+    height, width = score_map.image_size
+    top, left = ((size - step) / 2 for size, step in zip(score_map.patch_size, score_map.stride, strict=True))
+    bottom, right = top + len(tiles) * score_map.stride[0], left + tiles.shape[1] * score_map.stride[1]
     everywhere = (0, width, height, 0)
     hatched = Rectangle((0, 0), width, height, facecolor="0.95", edgecolor="0.6", hatch=HATCHING, linewidth=0)
     if picture is None:
@@ -135,7 +135,7 @@ def _draw_panel(
         hatched.set_facecolor("none")
         axis.imshow(picture, extent=everywhere)
         axis.add_patch(hatched)
-        axis.imshow(_where_valid(picture, tiles, made, top, left), extent=everywhere, zorder=2)
+        axis.imshow(_where_valid(picture, tiles, score_map, top, left), extent=everywhere, zorder=2)
     axis.imshow(
         tiles,
         extent=(left, right, bottom, top),
@@ -148,26 +148,28 @@ def _draw_panel(
     axis.set(xlim=(0, width), ylim=(height, 0), aspect="equal", xlabel="column (pixels)", ylabel="row (pixels)")
 
 
-def _where_valid(picture: np.ndarray, tiles: np.ma.MaskedArray, made: ScoreMap, top: float, left: float) -> np.ndarray:
+def _where_valid(
+    picture: np.ndarray, tiles: np.ma.MaskedArray, score_map: ScoreMap, top: float, left: float
+) -> np.ndarray:
     """The picture with an alpha channel: 1 under valid tiles, so that the hatching shows elsewhere."""
     inside, index = [], []
     for axis, start in enumerate((top, left)):
-        scale = made.image_size[axis] / picture.shape[axis]
-        place = np.floor(((np.arange(picture.shape[axis]) + 0.5) * scale - start) / made.stride[axis]).astype(int)
+        scale = score_map.image_size[axis] / picture.shape[axis]
+        place = np.floor(((np.arange(picture.shape[axis]) + 0.5) * scale - start) / score_map.stride[axis]).astype(int)
         inside.append((place >= 0) & (place < tiles.shape[axis]))
         index.append(place.clip(0, tiles.shape[axis] - 1))
     valid = ~np.ma.getmaskarray(tiles)[np.ix_(*index)] & np.outer(*inside)
     return np.dstack([picture, valid.astype(picture.dtype)])
 
 
-def _read(path: Path) -> np.ndarray:
+def _read(path: PathLike) -> np.ndarray:
     """A picture `[height, width, 3]`, in [0, 1]."""
     with _opened(path) as picture:
         return np.asarray(picture.convert("RGB"), dtype=np.float32) / 255
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: PathLike) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as picture:
             yield picture
@@ -175,7 +177,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise ValueError(f"{path} is not a picture: {error}") from error
 
 
-def _mean(paths: Sequence[Path], progress: bool) -> np.ndarray:
+def _mean(paths: Sequence[PathLike], progress: bool) -> np.ndarray:
     """The mean of pictures of one size."""
     total = _read(paths[0])
     for path in tqdm(paths[1:], "pictures", unit="picture", disable=not progress):

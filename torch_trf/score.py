@@ -1,98 +1,88 @@
 """Scores over a stream of pixels: one read serves every metric that is asked for."""
 
 import math
-import time
 import warnings
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from operator import length_hint
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from .metrics._checks import require_finite, require_pixels
-from .metrics._hscore import RCOND
-from .metrics._knn import NEIGHBORS, require_neighbors
-from .pixels import Pixels, as_images, boundary
-from .statistics import PixelSample, Running, Statistic, all_reduce
-from .statistics._collectives import rank
-from .statistics._pixel_sample import NOT_DRAWN
-from .table import COUPLED, METRICS, FeatureMetricName, MetricName, class_scores, statistic
-from .transport import JointLabelMass, SolverOptions, couple
+from ._checks import require_at_least, require_finite
+from ._collectives import rank
+from .batches import Batches, Build, Reader, Source, accumulate
+from .metrics import CoupledMetric, Look, MetricLike, TensorName, TransferabilityMetric, as_metrics
+from .pixels import Pixels
+from .sampling import Sampling
+from .statistics import PixelSample, Statistic, all_reduce
+from .transport import Coupling, SolverLike, as_solver
 
-Sampling = Literal["uniform", "per_class", "boundary"]
-Batch = Pixels | tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]
-if TYPE_CHECKING:
-    Batches: TypeAlias = Iterable[Batch]
-else:
-    Batches = Iterable  # a run-time check of an iterator's items would use them up
-Source = Batches | PixelSample
-
-DRAWN_PIXELS = 10_000  # what the published experiments draw for OTCE
+SOURCE_SAMPLE = "source_sample"
 
 
-@dataclass(frozen=True, slots=True)
+def sample_name(reads: TensorName) -> str:
+    """What the drawn pixels with their features, or logits, are called among the statistics."""
+    return f"{reads}_sample"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
     """One metric's score of one model.
 
     Attributes:
         score: the mean over the repeats; higher is better.
-        repeats: the score of each sample of pixels; a single one over all pixels.
+        values: the score of each repeat; a single one over all pixels.
         pixels: number of target pixels in each.
-        seconds: reading, statistics and formula of this metric. Metrics share what they can, so these do not add up.
-        standard_error: of a LEEP whose log-likelihood was taken over a sample of a stream; None where it is exact.
-        coupling: of OTCE and JC-OTCE, how well source and target were coupled in each repeat: solver, cost,
-            duality_gap, marginal_error, epsilon, iterations and converged, as in `transport.JointLabelMass`.
-        by_class: of LogME, the evidence for each class, of which the score is the mean; None of a class without pixels.
+        unit: of the score.
+        standard_error: of a score whose last look was at a sample of a stream; None where it is exact.
+        coupling: of a metric that couples source and target, the coupling of each repeat.
+        by_class: scores by class, averaged over the repeats, of a metric that has them; None of a class without pixels.
     """
 
     score: float
-    repeats: tuple[float, ...]
+    values: tuple[float, ...]
     pixels: int
-    seconds: float
+    unit: str
     standard_error: float | None = None
-    coupling: dict[str, Any] | None = None
+    coupling: Coupling | None = None
     by_class: tuple[float | None, ...] | None = None
 
     @property
     def std(self) -> float | None:
         """Sample standard deviation over the repeats; None with a single one."""
-        return torch.tensor(self.repeats, dtype=torch.float64).std().item() if len(self.repeats) > 1 else None
+        return torch.tensor(self.values, dtype=torch.float64).std().item() if len(self.values) > 1 else None
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for a file."""
-        return asdict(self) | {"std": self.std}
+        values = asdict(replace(self, coupling=None)) | {"std": self.std}
+        return values | {"coupling": None if self.coupling is None else self.coupling.as_json()}
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> "Score":
+        """The score that `as_json` gave."""
+        fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in value.items()}
+        del fields["std"]  # which the values tell
+        if fields["coupling"] is not None:
+            fields["coupling"] = Coupling.from_json(fields["coupling"])
+        return Score(**fields)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scorer(SolverOptions):
+class Scorer:
     """Scores a source model on a target data set by several metrics at once.
 
-    Beside these, it takes the options of the solver of OTCE and JC-OTCE, `transport.SolverOptions`.
-
     Args:
-        metrics: which metrics, by name.
+        metrics: which metrics, each by name, as an object or by `class_path` (`metrics.as_metric`).
         num_classes: K, number of target classes.
-        num_source_classes: number of source classes, for OTCE and JC-OTCE.
+        num_source_classes: number of source classes, for metrics that need a source.
         ignore_index: label of the pixels to leave out.
-        num_pixels: pixels drawn without replacement for every metric; by default LEEP, LogME, both H-scores and NCE
-            take all pixels, OTCE, JC-OTCE and kNN draw 10,000.
-        num_repeats: how many independent samples are drawn and scored.
-        sampling: which pixels may be drawn: all labeled ones ("uniform"), equally many of each class ("per_class",
-            num_pixels // K each), or those near a change of label ("boundary").
-        boundary_radius: how near, in pixels, in rows, columns and diagonals alike.
-        seed: of the sampling.
-        softmax: metrics that read the softmax of the features instead of the features.
-        absent_classes: whether LogME leaves out classes without pixels ("skip") or, as published code does, averages
-            them in ("include").
-        rcond: the H-score drops directions whose variance is at most this times the largest.
-        neighbors: k of kNN, the number of nearest pixels that vote for the class of a pixel.
-        stream_pixels: LEEP over a stream that can be read only once takes the log-likelihood over a uniform sample of
-            this many pixels; exact when the stream has no more.
+        sampling: which pixels are drawn; all are taken by default where the metric allows it.
+        solver: which couples source and target pixels: "auto", "exact", "sinkhorn", or one of `transport`.
+        stream_pixels: a metric that looks at pixels twice takes the second look, over a stream that can be read only
+            once, at a uniform sample of this many pixels; exact when the stream has no more.
         device: where to compute; where the pixels are by default.
         all_ranks: whether every rank of torch.distributed gives a part of the pixels; each then has the scores of all.
             The pixels of different ranks must be of different streams; batches of tensors are.
@@ -108,19 +98,12 @@ class Scorer(SolverOptions):
         128
     """
 
-    metrics: tuple[str, ...]
+    metrics: MetricLike | tuple[MetricLike, ...] | list[MetricLike]
     num_classes: int
     num_source_classes: int | None = None
     ignore_index: int = 255
-    num_pixels: int | None = None
-    num_repeats: int = 1
-    sampling: Sampling = "uniform"
-    boundary_radius: int = 3
-    seed: int = 0
-    softmax: tuple[str, ...] = ()
-    absent_classes: Literal["skip", "include"] = "skip"
-    rcond: float = RCOND
-    neighbors: int = NEIGHBORS
+    sampling: Sampling = Sampling()
+    solver: SolverLike = "auto"
     stream_pixels: int = 100_000
     device: torch.device | str | None = None
     all_ranks: bool = False
@@ -128,121 +111,54 @@ class Scorer(SolverOptions):
 
     def __post_init__(self) -> None:
         """Checks the options."""
-        SolverOptions.__post_init__(self)
-        for option, known in (("metrics", get_args(MetricName)), ("softmax", get_args(FeatureMetricName))):
-            if unknown := [name for name in getattr(self, option) if name not in known]:
-                raise ValueError(f"{option}: {unknown[0]!r} is none of {', '.join(known)}")
-        for option, known in (("sampling", get_args(Sampling)), ("absent_classes", ("skip", "include"))):
-            if getattr(self, option) not in known:
-                raise ValueError(f"{option}: {getattr(self, option)!r} is none of {', '.join(known)}")
-        if not self.metrics:
-            raise ValueError(f"no metric asked for; known are {', '.join(METRICS)}")
-        for name in (
-            "num_classes",
-            "num_source_classes",
-            "num_pixels",
-            "num_repeats",
-            "boundary_radius",
-            "neighbors",
-            "stream_pixels",
-        ):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}")
-        if self.sampling == "per_class" and (self.num_pixels or DRAWN_PIXELS) < self.num_classes:
-            raise ValueError(
-                f"num_pixels={self.num_pixels} is less than a pixel for each of {self.num_classes} classes"
-            )
+        object.__setattr__(self, "metrics", as_metrics(self.metrics))
+        object.__setattr__(self, "solver", as_solver(self.solver))
+        require_at_least(1, num_classes=self.num_classes, num_source_classes=self.num_source_classes)
+        require_at_least(1, stream_pixels=self.stream_pixels)
+        self.sampling.class_size(self.num_classes)  # raises
         if self.coupled and self.num_source_classes is None:
-            raise ValueError(f"{self.coupled[0]} needs num_source_classes")
-        draws = self.num_pixels is not None or any(METRICS[name].draws for name in self.metrics)
-        if not draws and (self.num_repeats > 1 or self.sampling != "uniform"):
-            options = f"num_repeats={self.num_repeats} and sampling={self.sampling!r}"
-            raise ValueError(f"{options} need num_pixels: all pixels are used now")
+            raise ValueError(f"{self.coupled[0].name} needs num_source_classes")
+        repeats, strategy = self.sampling.num_repeats, self.sampling.strategy
+        if not any(map(self._draws, self._metrics)) and (repeats > 1 or strategy != "uniform"):
+            raise ValueError(
+                f"num_repeats={repeats} and strategy={strategy!r} need num_pixels: all pixels are used now"
+            )
 
     def __call__(self, target: Batches, source: Source | None = None) -> dict[str, Score]:
         """The scores of the asked metrics, by name.
 
         Args:
             target: a `FeatureFolder`, or batches of pixels as tuples (features, labels) or (features, labels, logits).
-                Over all pixels LEEP takes two exact passes where it can iterate again (a folder, a list, a DataLoader
-                that does not shuffle), and a single one over an iterator.
-            source: the same of the source data set, seen through the same model, for OTCE and JC-OTCE; or a sample that
-                was drawn from it.
+                Over all pixels a metric that looks at pixels twice takes two exact passes where it can iterate again (a
+                folder, a list, a DataLoader that does not shuffle), and a single one over an iterator.
+            source: the same of the source data set, seen through the same model, for metrics that need a source; or a
+                sample that was drawn from it.
 
         Raises:
-            ValueError: bad pixels (the message names the batch), logits that are missing for LEEP and NCE, a missing
-                source for OTCE, or no labeled pixel.
-            ConvergenceError: strict, and a coupling that did not converge.
+            ValueError: bad pixels (the message names the batch), logits or a source that are missing, or no labeled
+                pixel.
+            ConvergenceError: a strict solver, and a coupling that did not converge.
             RuntimeError: a rank that ended.
         """
-        seconds: dict[str, float] = defaultdict(float)
-        return self.scores(self.collect(target, source, seconds), seconds)
+        return self.scores(self.collect(target, source))
 
-    def collect(
-        self, target: Batches, source: Source | None = None, seconds: dict[str, float] | None = None
-    ) -> dict[str, Statistic]:
-        """All that the scores must know of the pixels, by name, for `scores`.
-
-        Args:
-            target: as for a call.
-            source: as for a call.
-            seconds: what each statistic took is added here.
-
-        Raises:
-            ValueError: as for a call.
-            RuntimeError: as for a call.
-        """
-        seconds = defaultdict(float) if seconds is None else seconds
+    def collect(self, target: Batches, source: Source | None = None) -> dict[str, Statistic]:
+        """All that the scores must know of the pixels, by name, for `scores`; arguments and errors as for a call."""
         if self.coupled and source is None:
-            raise ValueError(f"{self.coupled[0]} compares two data sets: a source is needed beside the target")
-        names = self.statistic_names()
-        exact = self.num_pixels is None and "leep" in self.metrics and not isinstance(target, Iterator)
-        known = self._pass(target, names - {"logit_sample"} if exact else names, seconds, "target")
-        if exact:
-            options = {"joint_mass": known["soft_mass"]}
-            known |= self._pass(target, {"log_likelihood"}, seconds, "target again", **options)
+            raise ValueError(f"{self.coupled[0].name} compares two data sets: a source is needed beside the target")
+        reader = self._reader(target)
+        statistics = self._pass(reader, self._builds(once=reader.once), "target")
+        again = [metric for metric in self._metrics if not (reader.once or self._draws(metric))]
+        for depth in range(1, max((len(metric.looks) for metric in again), default=1)):
+            builds: dict[str, Build] = {}
+            for metric in again:
+                if depth < len(metric.looks):
+                    before = statistics[metric.look_names[depth - 1]]
+                    builds[metric.look_names[depth]] = self._build(metric, depth, before)
+            statistics |= self._pass(reader, builds, "target again")
         if self.coupled and source is not None:
-            with _timing(seconds, "source_sample"):
-                known["source_sample"] = self.source_sample(source)
-        return known
-
-    def source_sample(self, source: Source) -> PixelSample:
-        """The pixels of the source data set with which OTCE and JC-OTCE couple those of the target.
-
-        Raises:
-            ValueError: as for a call.
-        """
-        if isinstance(source, PixelSample):
-            return source if source.batch_shape else source[None]
-        drawn = self.of_source._pass(source, {"feature_sample"}, defaultdict(float), "source")
-        return cast(PixelSample, drawn["feature_sample"])
-
-    @property
-    def of_source(self) -> "Scorer":
-        """The scorer that draws pixels of the source data set."""
-        # The complement of the seed draws the source independently of a target on the same grid.
-        return replace(self, num_classes=self._source_classes, seed=~self.seed)
-
-    def sample(self, pixels: Pixels) -> PixelSample:
-        """The pixels that are drawn from a batch, with its features; those of several batches add up.
-
-        Raises:
-            ValueError: labels outside the classes, or features that are NaN or infinite.
-        """
-        return self._draw(pixels, pixels.features, self.num_pixels or DRAWN_PIXELS)
-
-    def statistic_names(self) -> set[str]:
-        """What must be known of pixels that are seen once."""
-        names: set[str] = set()
-        for metric in self.metrics:
-            table = METRICS[metric]
-            if self.num_pixels is not None or table.draws:
-                names.add(f"{table.reads[:-1]}_sample")
-            else:
-                names.add(self._named(metric, table.statistics[0]))
-                if "log_likelihood" in table.statistics:
-                    names.add("logit_sample")
-        return names
+            statistics[SOURCE_SAMPLE] = self.source_sample(source)
+        return statistics
 
     def statistics(self, pixels: Pixels) -> dict[str, Statistic]:
         """What a batch of pixels that is seen once tells, by name; those of several batches add up, for `scores`.
@@ -252,201 +168,215 @@ class Scorer(SolverOptions):
 
         Example:
             >>> scorer = Scorer(metrics=("logme",), num_classes=2)
-            >>> pixels = Pixels(torch.randn(1, 3, 4, 4), torch.randint(0, 2, (1, 4, 4)))
-            >>> known = scorer.statistics(pixels)
-            >>> list(known), scorer.scores(known)["logme"].pixels
-            (['moments'], 16)
+            >>> pixels = Pixels.of(torch.randn(1, 3, 4, 4), torch.randint(0, 2, (1, 4, 4)))
+            >>> statistics = scorer.statistics(pixels)
+            >>> list(statistics), scorer.scores(statistics)["logme"].pixels
+            (['Moments(features)'], 16)
         """
         with pixels.named_errors():
-            return {name: self._statistic(name, pixels) for name in self.statistic_names()}
+            return {name: build(pixels) for name, build in self._builds(once=True).items()}
 
-    def scores(self, known: Mapping[str, Statistic], seconds: dict[str, float] | None = None) -> dict[str, Score]:
+    def statistic_types(self) -> dict[str, type[Statistic]]:
+        """Which kind of statistic `statistics` gives under each name."""
+        types: dict[str, type[Statistic]] = {}
+        for metric in self._metrics:
+            if self._draws(metric):
+                types[sample_name(metric.reads)] = PixelSample
+            else:
+                types[metric.look_names[0]] = metric.looks[0].statistic
+                if len(metric.looks) > 1:
+                    types[_again_name(metric)] = PixelSample
+        return types
+
+    def scores(self, statistics: Mapping[str, Statistic]) -> dict[str, Score]:
         """The scores of the asked metrics, by name.
 
         Args:
-            known: of all pixels, the statistics that `statistics` gives; "source_sample" for OTCE and JC-OTCE; of LEEP
-                the "log_likelihood" where pixels could be seen twice.
-            seconds: what each took.
+            statistics: of all pixels, what `statistics` or `collect` gives; "source_sample" for metrics that need a
+                source.
 
         Raises:
             ValueError: pixels that are bad or missing.
             ConvergenceError: as for a call.
         """
-        seconds = defaultdict(float) if seconds is None else seconds
-        found: dict[str, Any] = {
-            name: value.join_groups() if isinstance(value, PixelSample) else value for name, value in known.items()
-        }
-        for name, value in found.items():
-            classes = self._source_classes if name == "source_sample" else self.num_classes
-            require_pixels(value, num_classes=classes, ignore_index=self.ignore_index)
-            if self.num_pixels is not None:
-                self.say_if_few(value, "source" if name == "source_sample" else "target", classes)
-        self._look_at_samples(found, seconds)
-        return {name: self._score(name, found, seconds) for name in self.metrics}
+        joined = {name: statistic.join_groups() for name, statistic in statistics.items()}
+        for name, statistic in joined.items():
+            side = "source" if name == SOURCE_SAMPLE else "target"
+            num_classes = self._source_classes if side == "source" else self.num_classes
+            statistic.require_pixels(num_classes, self.ignore_index)
+            if self.sampling.num_pixels is not None:
+                self.warn_if_fewer(cast(PixelSample, statistic), side, num_classes)
+        looks: dict[str, Statistic] = {}  # at samples, which metrics share
+        return {metric.name: self._score(metric, joined, looks) for metric in self._metrics}
 
-    def _look_at_samples(self, found: dict[str, Any], seconds: dict[str, float]) -> None:
-        """Adds what drawn pixels tell: everything where only they are scored, and LEEP's second look at a stream."""
-        reads = ("logit_sample",) if self.num_pixels is None else ("feature_sample", "logit_sample")
-        images = {name: found[name].as_images() for name in reads if name in found}
-        if not images:
-            return
-        features, labels = next(iter(images.values()))
-        pixels = Pixels(features, labels, images["logit_sample"][0] if "logit_sample" in images else None)
-        parts = {self._named(metric, part) for metric in self.metrics for part in METRICS[metric].statistics}
-        for name in sorted(parts - found.keys() - set(COUPLED), key="log_likelihood".__eq__):
-            options = {"joint_mass": found["soft_mass"]} if name == "log_likelihood" else {}
-            options |= {"num_classes": self.num_classes, "ignore_index": NOT_DRAWN, "pool_batch": False}
-            with _timing(seconds, name):
-                found[name] = statistic(name, pixels, **options)
+    def source_sample(self, source: Source) -> PixelSample:
+        """The pixels of the source data set with which those of the target are coupled.
 
-    def _pass(
-        self, batches: Batches, names: set[str], seconds: dict[str, float], progress: str, **options: Any
-    ) -> dict[str, Statistic]:
-        """Statistics of all batches; adds to `seconds` what each took."""
-        running: dict[str, Running] = defaultdict(Running)
-        stream = rank() if self.all_ranks else 0
-        start = time.perf_counter()
-        total = length_hint(batches) or None
-        with tqdm(batches, progress, total, unit="batch", disable=not self.progress) as bar:
-            for pixels in (pixels.to(self.device) for pixels in as_pixels(bar, stream)):
-                seconds["read"] += time.perf_counter() - start
-                for name in names:
-                    with _timing(seconds, name), pixels.named_errors():
-                        running[name] += self._statistic(name, pixels, **options)
-                start = time.perf_counter()
-        known = {name: each.total for name, each in running.items()}
-        if self.all_ranks:
-            known = all_reduce(known)
-        if not known:
-            again = ": give batches that can be read again, or an iterator" if progress == "target again" else ""
-            raise ValueError(f"no batch of pixels: the data set is empty{again}")
-        return known
+        Raises:
+            ValueError: as for a call.
+        """
+        if isinstance(source, Statistic):  # a sample that was drawn before
+            return source if source.batch_shape else source[None]
+        of_source = self.of_source
+        name = sample_name("features")
+        return cast(PixelSample, self._pass(of_source._reader(source), {name: of_source.sample}, "source")[name])
 
-    def _statistic(self, name: str, pixels: Pixels, **options: Any) -> Statistic:
-        if name == "feature_sample":
-            return self.sample(pixels)
-        if name == "logit_sample" and self.num_pixels is not None:
-            return self._draw(pixels, class_scores(pixels), self.num_pixels)
-        if name == "logit_sample":  # LEEP's second look at a stream stands for all pixels
-            uniform = replace(self, num_repeats=1, sampling="uniform")
-            return uniform._draw(pixels, class_scores(pixels), self.stream_pixels)
-        return statistic(name, pixels, num_classes=self.num_classes, ignore_index=self.ignore_index, **options)
-
-    def _draw(self, pixels: Pixels, features: Tensor, size: int) -> PixelSample:
-        eligible = None
-        if self.sampling == "per_class":
-            classes = torch.arange(self.num_classes, device=pixels.labels.device).reshape(-1, 1, 1, 1)
-            eligible = pixels.labels == classes
-            size = size // self.num_classes
-        elif self.sampling == "boundary":
-            eligible = boundary(pixels.labels, self.boundary_radius, self.ignore_index)
-        return PixelSample.from_pixels(
-            features,
-            pixels.labels,
-            size=size,
-            num_classes=self.num_classes,
-            ignore_index=self.ignore_index,
-            eligible=eligible,
-            num_repeats=self.num_repeats,
-            seed=self.seed,
-            stream=pixels.stream,
-            offset=pixels.offset,
+    @property
+    def of_source(self) -> "Scorer":
+        """The scorer that draws pixels of the source data set."""
+        # The complement of the seed draws the source independently of a target on the same grid.
+        return replace(
+            self, num_classes=self._source_classes, sampling=replace(self.sampling, seed=~self.sampling.seed)
         )
 
-    def say_if_few(self, sample: PixelSample, side: str, classes: int) -> None:
+    def sample(self, pixels: Pixels, reads: TensorName = "features") -> PixelSample:
+        """The pixels that are drawn from a batch, with its features or logits; those of several batches add up.
+
+        Raises:
+            ValueError: labels outside the classes, or features that are NaN or infinite.
+        """
+        tensor = Look(PixelSample, reads).read(pixels)  # raises where there are no logits
+        return self.sampling.draw(tensor, pixels, num_classes=self.num_classes, ignore_index=self.ignore_index)
+
+    def warn_if_fewer(self, sample: PixelSample, side: str, num_classes: int) -> None:
         """Warns where fewer pixels could be drawn than were asked for."""
         count = int(sample.count.min())
         if count < sample.size:
-            limit = f", at most {sample.size // classes:,} of each class" if self.sampling == "per_class" else ""
+            of_class = self.sampling.class_size(num_classes)
+            limit = "" if of_class == self.sampling.size else f", at most {of_class:,} of each class"
             warnings.warn(
-                f"{side}: {self.sampling} sampling finds {count:,} of the {self.num_pixels:,} pixels asked for{limit};"
-                " all of them are used",
+                f"{side}: {self.sampling.strategy} sampling finds {count:,} of the {self.sampling.size:,} pixels asked"
+                f" for{limit}; all of them are used",
                 stacklevel=4,
             )
 
-    def _score(self, name: str, found: dict[str, Any], seconds: dict[str, float]) -> Score:
-        start = time.perf_counter()
-        table = METRICS[name]
-        known = self._as_read(name, found[self._named(name, table.statistics[-1])])
-        coupling = error = None
-        if table.gamma is not None:
-            if "source_sample" not in found:
-                raise ValueError(f"{name} compares two data sets: a source is needed beside the target")
-            coupling = self._couple(self._as_read(name, found["source_sample"]), known, table.gamma)
-        if name == "knn":
-            require_neighbors(known)
-        parts = None if table.by_class is None else table.by_class(known, self)
-        scores = table.function(coupling or known, self) if parts is None else parts.nanmean(-1)
-        repeats = require_finite(scores.reshape(-1))
-        if name == "leep" and self.num_pixels is None and "logit_sample" in found:
-            error = known.standard_error(found["logit_sample"].population).item()
-        values = tuple(repeats.tolist())
-        used = [self._named(name, part) for part in table.statistics]
-        if self.num_pixels is not None:
-            used.append(f"{table.reads[:-1]}_sample")
+    @property
+    def coupled(self) -> list[CoupledMetric]:
+        """The metrics that couple source and target pixels."""
+        return [metric for metric in self._metrics if isinstance(metric, CoupledMetric)]
+
+    def _draws(self, metric: TransferabilityMetric) -> bool:
+        """Whether a metric is of drawn pixels."""
+        return self.sampling.num_pixels is not None or metric.draws
+
+    def _builds(self, *, once: bool) -> dict[str, Build]:
+        """What must be known of pixels before any second look, by name, and how it is had of a batch.
+
+        Args:
+            once: whether the pixels are seen only once, so that a sample of them is kept for second looks.
+        """
+        builds: dict[str, Build] = {}
+        for metric in self._metrics:
+            if self._draws(metric):
+                builds[sample_name(metric.reads)] = partial(self.sample, reads=metric.reads)
+            else:
+                builds[metric.look_names[0]] = self._build(metric, 0, None)
+                if once and len(metric.looks) > 1:
+                    builds[_again_name(metric)] = partial(self._for_second_look.sample, reads=metric.reads)
+        return builds
+
+    def _build(self, metric: TransferabilityMetric, depth: int, before: Statistic | None) -> Build:
+        """How a metric's look is had of a batch."""
+        look = metric.looks[depth]
+        return partial(look, before=before, num_classes=self.num_classes, ignore_index=self.ignore_index)
+
+    @property
+    def _for_second_look(self) -> "Scorer":
+        """The scorer that draws pixels which stand for all of a stream."""
+        return replace(self, sampling=Sampling(num_pixels=self.stream_pixels, seed=self.sampling.seed))
+
+    def _reader(self, batches: Batches) -> Reader:
+        return Reader(batches, stream=rank() if self.all_ranks else 0)
+
+    def _pass(self, reader: Reader, builds: Mapping[str, Build], title: str) -> dict[str, Statistic]:
+        """Statistics of all batches, of all ranks."""
+        with closing(reader.read(title if self.progress else "")) as batches:
+            statistics = accumulate(([pixels] for pixels in batches), builds, self.device)
+        if self.all_ranks:
+            statistics = all_reduce(statistics)
+        if builds and not statistics:
+            raise ValueError("no batch of pixels: the data set is empty")
+        return statistics
+
+    def _score(
+        self, metric: TransferabilityMetric, statistics: Mapping[str, Statistic], looks: dict[str, Statistic]
+    ) -> Score:
+        """A metric's score; `looks` keeps what metrics share of looks at samples."""
+        last, error, parts = metric.look_names[-1], None, None
+        if self._draws(metric):
+            sample = cast(PixelSample, statistics[sample_name(metric.reads)])
+            statistic, before = self._look_at_sample(metric, sample, looks)
+            if metric.mean_over == "pixels":
+                parts = metric.by_class_at_sample(sample, before, num_classes=self.num_classes)
+        elif last in statistics:
+            statistic = statistics[last]
+        else:
+            sample, statistic = cast(PixelSample, statistics[_again_name(metric)]), statistics[metric.look_names[0]]
+            for look in metric.looks[1:]:
+                statistic = look.at_sample(sample, statistic, num_classes=self.num_classes)
+            error = metric.standard_error(statistic, sample.population)
+        metric.require_enough(statistic)
+        coupling = None
+        if isinstance(metric, CoupledMetric):
+            coupling = self._couple(metric, cast(PixelSample, statistic), statistics)
+        if metric.mean_over == "classes":
+            parts = metric.by_class(statistic)
+            scores = parts.nanmean(-1)
+        else:
+            scores = metric.score(statistic if coupling is None else coupling)
+        values = tuple(require_finite(scores.reshape(-1)).tolist())
         return Score(
             score=sum(values) / len(values),
-            repeats=values,
-            pixels=int(known.count.min()),
-            seconds=seconds["read"] + sum(seconds[part] for part in set(used)) + time.perf_counter() - start,
-            standard_error=error,
-            coupling=None if coupling is None else coupling.diagnostics(),
+            values=values,
+            pixels=int(statistic.count.min()),
+            unit=metric.unit,
+            standard_error=None if error is None else error.item(),
+            coupling=coupling,
             by_class=None if parts is None else numbers(parts.reshape(-1, self.num_classes).nanmean(0)),
         )
 
-    def _as_read(self, metric: str, known: Any) -> Any:
-        """A statistic as a metric reads it: of a sample, which metrics share, perhaps the softmax of the features."""
-        if metric in self.softmax and isinstance(known, PixelSample):
-            return replace(known, features=known.features.softmax(-1, torch.float64))
-        return known
+    def _look_at_sample(
+        self, metric: TransferabilityMetric, sample: PixelSample, looks: dict[str, Statistic]
+    ) -> tuple[Statistic, Statistic | None]:
+        """What the metric's last look at a sample gives, and the look before it."""
+        before: Statistic | None = None
+        statistic: Statistic = sample
+        for depth, (name, look) in enumerate(zip(metric.look_names, metric.looks, strict=True)):
+            before = statistic if depth else None
+            if name not in looks:
+                looks[name] = look.at_sample(sample, before, num_classes=self.num_classes)
+            statistic = looks[name]
+        return statistic, before
 
-    def _couple(self, source: PixelSample, target: PixelSample, gamma: float) -> JointLabelMass:
-        return couple(
-            source.features,
-            source.labels,
+    def _couple(self, metric: CoupledMetric, target: PixelSample, statistics: Mapping[str, Statistic]) -> Coupling:
+        if SOURCE_SAMPLE not in statistics:
+            raise ValueError(f"{metric.name} compares two data sets: a source is needed beside the target")
+        sample = cast(PixelSample, statistics[SOURCE_SAMPLE])
+        source = cast(PixelSample, metric.looks[0].at_sample(sample, num_classes=self._source_classes))
+        return metric.couple_pixels(
             target.features,
             target.labels,
+            source=(source.features, source.labels),
             num_classes=self.num_classes,
             num_source_classes=self._source_classes,
-            gamma=gamma,
+            solver=self.solver,
             progress=self.progress,
-            **self.solver_options(),
         )
 
     @property
-    def coupled(self) -> list[str]:
-        """The metrics that couple source and target pixels."""
-        return [name for name in self.metrics if METRICS[name].gamma is not None]
+    def _metrics(self) -> tuple[TransferabilityMetric, ...]:
+        return cast(tuple[TransferabilityMetric, ...], self.metrics)
 
     @property
     def _source_classes(self) -> int:
-        return cast(int, self.num_source_classes)  # there is one where a metric couples
-
-    def _named(self, metric: str, name: str) -> str:
-        """The statistic's name, which tells whether it is of the softmax of the features."""
-        return f"softmax_{name}" if metric in self.softmax and name == "moments" else name
+        return cast(int, self.num_source_classes)  # there is one where a metric needs a source
 
 
-def as_pixels(batches: Batches, stream: int = 0) -> Iterator[Pixels]:
-    """Batches as pixels, checked; those that come as tensors are numbered through, as pixels of this stream."""
-    offset = 0
-    for batch in batches:
-        if isinstance(batch, Pixels):
-            yield batch
-        else:
-            features, labels = as_images(*batch[:2])
-            logits = as_images(batch[2], batch[1])[0] if len(batch) == 3 else None
-            yield Pixels(features, labels, logits, stream=stream, offset=offset)
-            offset += labels.numel()
+def _again_name(metric: TransferabilityMetric) -> str:
+    """What the pixels of a stream that stand for all of them in second looks are called among the statistics."""
+    return f"{metric.reads}_again"
 
 
 def numbers(values: Tensor) -> tuple[float | None, ...]:
     """Numbers for a file, which has no NaN: None instead."""
     return tuple(None if math.isnan(value) else value for value in values.tolist())
-
-
-@contextmanager
-def _timing(seconds: dict[str, float], name: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    seconds[name] += time.perf_counter() - start

@@ -15,17 +15,13 @@
 namespace torch_trf {
 namespace {
 
-constexpr int64_t kLanes = 8;
-constexpr int kMostSweeps = 30;
-constexpr double kTolerance = 1e-15;  // on the norm off the diagonal, relative to the whole
-
-// Turns axes x and y of every lane by an angle of cosine c and sine s: (x, y) becomes (c x - s y, s x + c y).
-inline void rotate(double* x, double* y, const double* c, const double* s) {
+// Turns axes x and y of every lane: (x, y) becomes (cosine x - sine y, sine x + cosine y).
+inline void rotate(double* x, double* y, const double* cosine, const double* sine) {
 #pragma omp simd
   for (int64_t l = 0; l < kLanes; ++l) {
     const double before = x[l];
-    x[l] = c[l] * before - s[l] * y[l];
-    y[l] = s[l] * before + c[l] * y[l];
+    x[l] = cosine[l] * before - sine[l] * y[l];
+    y[l] = sine[l] * before + cosine[l] * y[l];
   }
 }
 
@@ -33,12 +29,12 @@ inline void rotate(double* x, double* y, const double* c, const double* s) {
 // "not yet": its comparison is false.
 TORCH_TRF_VECTORIZED
 bool is_unfinished(const double* matrix, int64_t channels) {
-  double diagonal[kLanes] = {}, off[kLanes] = {};
+  double diagonal[kLanes] = {}, off_diagonal[kLanes] = {};
   for (int64_t i = 0; i < channels; ++i) {
     for (int64_t j = 0; j < i; ++j)
       for (int64_t l = 0; l < kLanes; ++l) {
         const double value = matrix[(i * channels + j) * kLanes + l];
-        off[l] += 2 * value * value;
+        off_diagonal[l] += 2 * value * value;
       }
     for (int64_t l = 0; l < kLanes; ++l) {
       const double value = matrix[(i * channels + i) * kLanes + l];
@@ -47,35 +43,36 @@ bool is_unfinished(const double* matrix, int64_t channels) {
   }
   bool unfinished = false;
   for (int64_t l = 0; l < kLanes; ++l)
-    unfinished = unfinished || off[l] > kTolerance * kTolerance * (diagonal[l] + off[l]);
+    unfinished = unfinished || off_diagonal[l] > kSmallOffDiagonal * (diagonal[l] + off_diagonal[l]);
   return unfinished;
 }
 
 // One sweep over all pairs p > q of axes of the lower triangle `[D, D, kLanes]` and the rows `[K, D, kLanes]`. The
-// angle that makes entry (p, q) zero is that of Golub and Van Loan, "Matrix Computations", 4th edition, algorithm 8.5.1.
+// angle that makes entry (p, q) zero is that of Golub and Van Loan, "Matrix Computations", 4th edition, algorithm
+// 8.5.1.
 TORCH_TRF_VECTORIZED
 void sweep(double* matrix, double* rows, int64_t channels, int64_t num_rows) {
   const auto entry = [&](int64_t i, int64_t j) { return matrix + (i * channels + j) * kLanes; };
   for (int64_t p = 1; p < channels; ++p) {
     for (int64_t q = 0; q < p; ++q) {
-      double c[kLanes], s[kLanes];
+      double cosine[kLanes], sine[kLanes];
       double *const pp = entry(p, p), *const qq = entry(q, q), *const pq = entry(p, q);
 #pragma omp simd
       for (int64_t l = 0; l < kLanes; ++l) {
-        const double theta = (pp[l] - qq[l]) / (2 * pq[l]);
-        double tangent = 1 / (std::fabs(theta) + std::sqrt(theta * theta + 1));
-        tangent = pq[l] == 0 ? 0 : std::copysign(tangent, theta);
-        c[l] = 1 / std::sqrt(tangent * tangent + 1);
-        s[l] = tangent * c[l];
+        const double cotangent = (pp[l] - qq[l]) / (2 * pq[l]);  // of twice the angle
+        double tangent = 1 / (std::fabs(cotangent) + std::sqrt(cotangent * cotangent + 1));
+        tangent = pq[l] == 0 ? 0 : std::copysign(tangent, cotangent);
+        cosine[l] = 1 / std::sqrt(tangent * tangent + 1);
+        sine[l] = tangent * cosine[l];
         pp[l] += tangent * pq[l];
         qq[l] -= tangent * pq[l];
         pq[l] = 0;
       }
-      for (int64_t i = 0; i < q; ++i) rotate(entry(q, i), entry(p, i), c, s);
-      for (int64_t i = q + 1; i < p; ++i) rotate(entry(i, q), entry(p, i), c, s);
-      for (int64_t i = p + 1; i < channels; ++i) rotate(entry(i, q), entry(i, p), c, s);
+      for (int64_t i = 0; i < q; ++i) rotate(entry(q, i), entry(p, i), cosine, sine);
+      for (int64_t i = q + 1; i < p; ++i) rotate(entry(i, q), entry(p, i), cosine, sine);
+      for (int64_t i = p + 1; i < channels; ++i) rotate(entry(i, q), entry(i, p), cosine, sine);
       for (int64_t k = 0; k < num_rows; ++k)
-        rotate(rows + (k * channels + q) * kLanes, rows + (k * channels + p) * kLanes, c, s);
+        rotate(rows + (k * channels + q) * kLanes, rows + (k * channels + p) * kLanes, cosine, sine);
     }
   }
 }
@@ -97,17 +94,17 @@ std::tuple<Tensor, Tensor> eigenbasis(const Tensor& matrix, const Tensor& rows) 
   std::vector<int64_t> shape;
   for (int64_t i = 0; i + 1 < matrix.dim(); ++i) shape.push_back(matrix.size(i));
   const Tensor eigenvalues = torch::stable::new_empty(matrix, shape), coordinates = torch::stable::empty_like(rows);
-  const double* const all_matrices = static_cast<const double*>(matrix.const_data_ptr());
-  const double* const all_rows = static_cast<const double*>(rows.const_data_ptr());
-  double* const all_values = static_cast<double*>(eigenvalues.mutable_data_ptr());
-  double* const all_coordinates = static_cast<double*>(coordinates.mutable_data_ptr());
+  const double* const all_matrices = const_data<double>(matrix);
+  const double* const all_rows = const_data<double>(rows);
+  double* const all_eigenvalues = data<double>(eigenvalues);
+  double* const all_coordinates = data<double>(coordinates);
   const int64_t batch = channels == 0 ? 0 : eigenvalues.numel() / channels;
 
   torch::stable::parallel_for(0, (batch + kLanes - 1) / kLanes, 1, [&](int64_t begin, int64_t end) {
     std::vector<double> a(area * kLanes), r(row_area * kLanes);
-    std::vector<int64_t> order(channels), place(num_rows);
-    for (int64_t group = begin; group < end; ++group) {
-      const int64_t first = group * kLanes, lanes = std::min(kLanes, batch - first);
+    std::vector<int64_t> order(channels), filled_row(num_rows);
+    for (int64_t pack = begin; pack < end; ++pack) {
+      const int64_t first = pack * kLanes, lanes = std::min(kLanes, batch - first);
       double scale[kLanes];  // the largest entry, so that squares neither overflow nor vanish
       for (int64_t l = 0; l < kLanes; ++l) {
         const bool used = l < lanes;  // the others hold zeros
@@ -125,7 +122,7 @@ std::tuple<Tensor, Tensor> eigenbasis(const Tensor& matrix, const Tensor& rows) 
             r[(filled * channels + d) * kLanes + l] = value;
             empty = empty && value == 0;
           }
-        place[k] = empty ? -1 : filled++;
+        filled_row[k] = empty ? -1 : filled++;
       }
       for (int i = 0; i < kMostSweeps && is_unfinished(a.data(), channels); ++i)
         sweep(a.data(), r.data(), channels, filled);
@@ -135,10 +132,10 @@ std::tuple<Tensor, Tensor> eigenbasis(const Tensor& matrix, const Tensor& rows) 
         std::iota(order.begin(), order.end(), 0);
         if (!failed) std::sort(order.begin(), order.end(), [&](int64_t i, int64_t j) { return value(i) < value(j); });
         for (int64_t d = 0; d < channels; ++d) {
-          all_values[(first + l) * channels + d] = value(order[d]);
+          all_eigenvalues[(first + l) * channels + d] = value(order[d]);
           for (int64_t k = 0; k < num_rows; ++k)
             all_coordinates[(first + l) * row_area + k * channels + d] =
-                failed ? scale[l] : place[k] < 0 ? 0 : r[(place[k] * channels + order[d]) * kLanes + l];
+                failed ? scale[l] : filled_row[k] < 0 ? 0 : r[(filled_row[k] * channels + order[d]) * kLanes + l];
         }
       }
     }

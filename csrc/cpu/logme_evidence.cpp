@@ -11,11 +11,9 @@
 namespace torch_trf {
 namespace {
 
-constexpr double kTwoPi = 6.283185307179586;
-
 struct Regression {
   const double *sigma, *projected;
-  int64_t channels;
+  int64_t directions;
   double outside, count;
 };
 
@@ -25,31 +23,33 @@ struct Settings {
 };
 
 TORCH_TRF_VECTORIZED
-double evidence(const Regression& y, const Settings& settings) {
+double maximize(const Regression& y, const Settings& settings) {
   int64_t rank = 0;
-  for (int64_t d = 0; d < y.channels; ++d) rank += y.sigma[d] > 0;
+  for (int64_t d = 0; d < y.directions; ++d) rank += y.sigma[d] > 0;
   const double beyond_rank = std::max(0.0, y.count - static_cast<double>(rank));
   double alpha = 1, beta = 1, mean_square = 0, residual = 0;
   for (int64_t iteration = 0; iteration < settings.max_iterations; ++iteration) {
     const double ratio = alpha / beta;
-    double gamma = 0, freedom = 0, length = 0, error = 0;
-#pragma omp simd reduction(+ : gamma, freedom, length, error)
-    for (int64_t d = 0; d < y.channels; ++d) {
+    double gamma = 0, freedom = 0;
+    mean_square = residual = 0;
+#pragma omp simd reduction(+ : gamma, freedom, mean_square, residual)
+    for (int64_t d = 0; d < y.directions; ++d) {
       const double sigma = y.sigma[d], inverse = sigma > 0 ? 1 / (sigma + ratio) : 0;
       const double shrinkage = sigma * inverse, remainder = ratio * inverse;
       gamma += shrinkage;
       freedom += remainder;
-      length += shrinkage * inverse * y.projected[d];
-      error += remainder * remainder * y.projected[d];
+      mean_square += shrinkage * inverse * y.projected[d];
+      residual += remainder * remainder * y.projected[d];
     }
-    mean_square = length + settings.epsilon;
-    residual = error + y.outside + settings.epsilon;
+    freedom = beyond_rank + freedom;
+    mean_square = mean_square + settings.epsilon;
+    residual = residual + y.outside + settings.epsilon;
     alpha = gamma / mean_square;
-    beta = (beyond_rank + freedom) / residual;
+    beta = freedom / residual;
     if (std::fabs(alpha / beta - ratio) <= settings.tolerance * ratio) break;
   }
   double log_determinant = 0;
-  for (int64_t d = 0; d < y.channels; ++d)
+  for (int64_t d = 0; d < y.directions; ++d)
     if (y.sigma[d] > 0) log_determinant += std::log1p(y.sigma[d] * (beta / alpha));
   const double log_evidence = y.count / 2 * std::log(beta / kTwoPi) - log_determinant / 2 - beta / 2 * residual -
                               alpha / 2 * mean_square;
@@ -59,22 +59,21 @@ double evidence(const Regression& y, const Settings& settings) {
 Tensor logme_evidence(const Tensor& sigma, const Tensor& projected, const Tensor& outside, const Tensor& count,
                       const Tensor& included, double epsilon, double tolerance, int64_t max_iterations) {
   check_regressions(sigma, projected, outside, count, included);
-  const int64_t channels = sigma.size(-1), classes = outside.size(-1);
-  const Tensor result = torch::stable::empty_like(outside);
-  const auto real = [](const Tensor& tensor) { return static_cast<const double*>(tensor.const_data_ptr()); };
-  const double *const sigmas = real(sigma), *const all_projected = real(projected), *const all_outside = real(outside);
-  const double* const counts = real(count);
-  const bool* const wanted = static_cast<const bool*>(included.const_data_ptr());
-  double* const values = static_cast<double*>(result.mutable_data_ptr());
+  const int64_t directions = sigma.size(-1), classes = outside.size(-1);
+  const Tensor evidence = torch::stable::empty_like(outside);
+  const double *const all_sigma = const_data<double>(sigma), *const all_projected = const_data<double>(projected);
+  const double *const all_outside = const_data<double>(outside), *const all_counts = const_data<double>(count);
+  const bool* const all_included = const_data<bool>(included);
+  double* const all_evidence = data<double>(evidence);
   torch::stable::parallel_for(0, outside.numel(), 64, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t entry = i / classes;
-      const Regression y{sigmas + entry * channels, all_projected + i * channels, channels, all_outside[i],
-                         counts[entry]};
-      values[i] = wanted[i] ? evidence(y, {epsilon, tolerance, max_iterations}) : 0;
+      const Regression y{all_sigma + entry * directions, all_projected + i * directions, directions, all_outside[i],
+                         all_counts[entry]};
+      all_evidence[i] = all_included[i] ? maximize(y, {epsilon, tolerance, max_iterations}) : 0;
     }
   });
-  return result;
+  return evidence;
 }
 
 }  // namespace

@@ -13,31 +13,31 @@ namespace {
 std::tuple<Tensor, Tensor> patch_joint_mass(const Tensor& logits, const Tensor& labels, int64_t num_classes,
                                             int64_t cell_height, int64_t cell_width, bool pool_batch,
                                             int64_t ignore_index, bool hard) {
-  const Windows cells{cell_height, cell_width, cell_height, cell_width};
+  const PatchGrid cells = grid_of_cells(cell_height, cell_width);
   const int64_t source_classes = logits.size(1), numbers = num_classes * source_classes;
   const Geometry g = make_geometry(logits, labels, num_classes, cells, pool_batch, ignore_index, numbers);
   const Tensor mass = make_rows(logits, g, true, {num_classes, source_classes}), faults = make_faults(logits, g);
-  double* const all_mass = static_cast<double*>(mass.mutable_data_ptr());
-  int64_t* const all_faults = static_cast<int64_t*>(faults.mutable_data_ptr());
-  const Reader reader(logits, labels, g);
+  double* const all_mass = data<double>(mass);
+  int64_t* const all_faults = data<int64_t>(faults);
+  const Pixels pixels(logits, labels, g);
   const Units units(g, kPredictionSpan, kPredictionSpan);
   std::mutex mutex;
   for_each_unit(units, [&](const Unit& unit) {
     Tally tally(g, unit.patches, 0);
-    Prediction prediction(g, reader);
+    Prediction prediction(g, pixels);
     units.bands(unit, kPredictionSpan, [&](const Band& band) {
       for (int64_t row = 0; row < band.rows; ++row) {
         prediction.read(band, row, hard);
         for (int64_t t = 0; t < band.span; ++t) {
           const int64_t j = t / band.width, label = prediction.classify(tally, j, t);
           if (label < 0) continue;
-          double* const sums = all_mass + ((unit.first_patch + j) * g.chunks + unit.chunk) * numbers;
+          double* const sums = all_mass + g.chunk_row(unit.first_patch + j, unit.chunk) * numbers;
           double* const sum = sums + label * source_classes;
           if (hard) {
             sum[prediction.best(t)] += 1;
           } else {
-            const double *const values = prediction.values(t), scale = prediction.scale(t);
-            for (int64_t z = 0; z < source_classes; ++z) sum[z] += values[z * kPredictionStride] * scale;
+            const double *const exponentials = prediction.exponentials(t), scale = prediction.scale(t);
+            for (int64_t z = 0; z < source_classes; ++z) sum[z] += exponentials[z * kPredictionStride] * scale;
           }
         }
       }

@@ -1,10 +1,10 @@
 // Patch moments on the CPU. Lines of pixels are read in memory order and dealt out to the patches that they cross, as
-// double precision around each patch's origin: a tile of channels x pixels for every patch of a unit, small enough for
-// the cache. Full tiles are added to the sums.
+// double precision around each patch's origin: a tile of channels x pixels of every patch of a unit, small enough for
+// the cache. A full tile is added to the sums.
 //
 // Operations a pixel: D conversions, D (D + 1) / 2 products for the Gram matrix, D for the class sum, 2 D for the third
 // and fourth moments.
-#include "lines.h"
+#include "pixels.h"
 #include "vectorized.h"
 
 #include <cmath>
@@ -16,18 +16,17 @@ namespace torch_trf {
 namespace {
 
 constexpr int64_t kMostSpan = 256;         // columns read at a time
-constexpr int64_t kTilePixels = 80;        // of one patch; fewer where the patch has fewer
-constexpr int64_t kTileNumbers = 1 << 16;  // of all tiles of a unit together: 512 KiB
+constexpr int64_t kTilePixels = 80;        // of each patch in a tile; fewer where the patch has fewer
+constexpr int64_t kTileNumbers = 1 << 16;  // of a tile: 512 KiB
 constexpr int64_t kLeft = 4, kRight = 2;   // rows multiplied at a time
-constexpr int64_t kLanes = 8;              // of the widest vectors
 
-struct Sums {
+struct MomentSums {
   double *class_sum, *gram, *third_moment, *fourth_moment;
 };
 
-// Adds the products of the rows of a tile with its channels: out[i][j] += Σ_t rows[i][t] rows[j][t]. The first rows
-// are the channels; of their products those on and below the diagonal are needed, and no block above it is computed. Every
-// row that is loaded serves several products, so that the processor waits for arithmetic and not for its cache.
+// Adds the products of the rows of a patch with its channels: out[i][j] += Σ_t rows[i][t] rows[j][t]. The first rows
+// are the channels; of their products those on and below the diagonal are needed, and no block above it is computed.
+// Every row that is loaded serves several products, so that the processor waits for arithmetic and not for its cache.
 TORCH_TRF_VECTORIZED
 void add_products(const double* rows, int64_t stride, int64_t pixels, int64_t num_rows, int64_t channels,
                   double* const* out) {
@@ -72,60 +71,61 @@ double sum_of_squares(const double* values, int64_t count) {
 // Deals a line of one channel out to the patches side by side, each around its origin.
 template <int kWidth>
 inline __attribute__((always_inline)) void deal_out(const double* line, int64_t patches, int64_t width,
-                                                    const double* origin, int64_t channels, double* tiles,
-                                                    int64_t tile_numbers) {
+                                                    const double* origin, int64_t channels, double* tile,
+                                                    int64_t patch_numbers) {
   if (kWidth > 0) width = kWidth;  // known to the compiler
   for (int64_t j = 0; j < patches; ++j) {
     const double shift = origin[j * channels];
-    double* const to = tiles + j * tile_numbers;
+    double* const to = tile + j * patch_numbers;
     for (int64_t u = 0; u < width; ++u) to[u] = line[j * width + u] - shift;
   }
 }
 
 TORCH_TRF_VECTORIZED
-void deal(const double* line, int64_t patches, int64_t width, const double* origin, int64_t channels, double* tiles,
-          int64_t tile_numbers) {
+void deal(const double* line, int64_t patches, int64_t width, const double* origin, int64_t channels, double* tile,
+          int64_t patch_numbers) {
   switch (width) {
-    case 4: return deal_out<4>(line, patches, width, origin, channels, tiles, tile_numbers);
-    case 8: return deal_out<8>(line, patches, width, origin, channels, tiles, tile_numbers);
-    default: return deal_out<0>(line, patches, width, origin, channels, tiles, tile_numbers);
+    case 4: return deal_out<4>(line, patches, width, origin, channels, tile, patch_numbers);
+    case 8: return deal_out<8>(line, patches, width, origin, channels, tile, patch_numbers);
+    default: return deal_out<0>(line, patches, width, origin, channels, tile, patch_numbers);
   }
 }
 
-// The tiles of a unit's patches. Beneath its channels a tile has a row of squared norms and a row of ones and zeros
-// for each class that it meets, so that one product gives Gram matrix, third moment and class sums.
-class Tiles {
+// The tile of a unit. Beneath the channels each patch gets a row of squared norms and a row of ones and zeros for each
+// class that its pixels have, so that one product gives Gram matrix, third moment and class sums.
+class Tile {
  public:
-  Tiles(const Geometry& geometry, const Reader& reader, const Unit& unit, int64_t pixels, const double* origin,
-        Tally& tally)
+  Tile(const Geometry& geometry, const Pixels& pixels, const Unit& unit, int64_t tile_pixels, const double* origin,
+       Tally& tally)
       : g_(geometry),
-        reader_(reader),
-        unit_(unit),
         pixels_(pixels),
-        stride_(row_stride(pixels)),
+        unit_(unit),
+        tile_pixels_(tile_pixels),
+        stride_(row_stride(tile_pixels)),
         origin_(origin),
         tally_(tally),
         values_(unit.patches * geometry.channels * stride_),
-        label_(unit.patches * pixels),
+        label_(unit.patches * tile_pixels),
         row_of_class_(geometry.classes, 0),
         line_(kMostSpan),
         line_label_(kMostSpan) {}
 
-  // Rows of the tiles side by side would meet in the same sets of the cache without some space between them.
+  // Rows side by side would meet in the same sets of the cache without some space between them.
   static int64_t row_stride(int64_t pixels) { return (pixels + kLanes - 1) / kLanes * kLanes + kLanes; }
 
-  bool has_room_for(const Band& band) const { return filled_ + band.rows * band.width <= pixels_; }
+  bool has_room_for(const Band& band) const { return filled_ + band.rows * band.width <= tile_pixels_; }
 
   void read(const Band& band) {
     for (int64_t row = 0; row < band.rows; ++row) {
-      reader_.labels(band.at, row, band.span, line_label_.data());
+      pixels_.labels(band.at, row, band.span, line_label_.data());
       for (int64_t j = 0; j < unit_.patches; ++j)
         for (int64_t u = 0; u < band.width; ++u)
-          label_[j * pixels_ + filled_ + row * band.width + u] = tally_.classify(j, line_label_[j * band.width + u]);
+          label_[j * tile_pixels_ + filled_ + row * band.width + u] =
+              tally_.classify(j, line_label_[j * band.width + u]);
     }
     for (int64_t d = 0; d < g_.channels; ++d) {
       for (int64_t row = 0; row < band.rows; ++row) {
-        reader_.features(band.at, d, row, band.span, line_.data());
+        pixels_.features(band.at, d, row, band.span, line_.data());
         deal(line_.data(), unit_.patches, band.width, origin_ + d, g_.channels,
              values_.data() + d * stride_ + filled_ + row * band.width, g_.channels * stride_);
       }
@@ -133,9 +133,9 @@ class Tiles {
     filled_ += band.rows * band.width;
   }
 
-  // Adds the tile of the unit's patch j to its sums.
-  void add(int64_t j, const Sums& sums) {
-    const int64_t channels = g_.channels, length = stride_ - kLanes, *const label = label_.data() + j * pixels_;
+  // Adds the pixels of the unit's patch j to its sums.
+  void add(int64_t j, const MomentSums& sums) {
+    const int64_t channels = g_.channels, length = stride_ - kLanes, *const label = label_.data() + j * tile_pixels_;
     rows_.assign(values_.begin() + j * channels * stride_, values_.begin() + (j + 1) * channels * stride_);
     rows_.resize((channels + 1) * stride_);
     out_.clear();
@@ -179,34 +179,34 @@ class Tiles {
   }
 
   const Geometry& g_;
-  const Reader& reader_;
+  const Pixels& pixels_;
   const Unit unit_;
-  const int64_t pixels_, stride_;  // that a patch's tile has room for, and from row to row
+  const int64_t tile_pixels_, stride_;  // of each patch, at most; from row to row
   const double* const origin_;
   Tally& tally_;
   int64_t filled_ = 0;
   std::vector<double> values_;  // [patches, D, stride]
-  std::vector<int64_t> label_;  // [patches, pixels]
+  std::vector<int64_t> label_;  // [patches, tile_pixels]
   std::vector<double> rows_;    // of the patch that is added
   std::vector<double*> out_;    // where the products of each row go
   std::vector<double> spare_;
-  std::vector<int64_t> row_of_class_, met_;  // 0: the tile has not met the class
+  std::vector<int64_t> row_of_class_, met_;  // 0: no pixel has the class
   std::vector<double> line_;
   std::vector<int64_t> line_label_;
 };
 
 // The first pixel that counts is the patch's origin: close to its mean, so that little cancels, and exact for constant
 // features.
-void find_origin(const Geometry& g, const Reader& reader, int64_t patch, double* origin) {
+void find_origin(const Geometry& g, const Pixels& pixels, int64_t patch, double* origin) {
   Tally unused(g, 1, 0);
   for (int64_t pixel = 0; pixel < g.patch_pixels; ++pixel) {
     const Offsets at = g.locate(patch, pixel);
     int64_t label;
-    reader.labels(at, 0, 1, &label);
+    pixels.labels(at, 0, 1, &label);
     if (unused.classify(0, label) < 0) continue;
     bool finite = true;
     for (int64_t d = 0; d < g.channels && finite; ++d) {
-      reader.features(at, d, 0, 1, origin + d);
+      pixels.features(at, d, 0, 1, origin + d);
       finite = std::isfinite(origin[d]);
     }
     if (finite) return;
@@ -217,9 +217,9 @@ void find_origin(const Geometry& g, const Reader& reader, int64_t patch, double*
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> patch_moments(
     const Tensor& features, const Tensor& labels, int64_t num_classes, int64_t cell_height, int64_t cell_width,
     bool pool_batch, int64_t ignore_index) {
-  const Windows cells{cell_height, cell_width, cell_height, cell_width};
-  const int64_t channels = features.size(1), sums_of_a_chunk = channels * (channels + num_classes + 1) + 1;
-  const Geometry g = make_geometry(features, labels, num_classes, cells, pool_batch, ignore_index, sums_of_a_chunk);
+  const PatchGrid cells = grid_of_cells(cell_height, cell_width);
+  const int64_t channels = features.size(1), numbers = channels * (channels + num_classes + 1) + 1;
+  const Geometry g = make_geometry(features, labels, num_classes, cells, pool_batch, ignore_index, numbers);
   const Tensor origin = make_rows(features, g, false, {channels});
   const Tensor class_count = make_rows(features, g, false, {num_classes}, ScalarType::Long);
   const Tensor class_sum = make_rows(features, g, true, {num_classes, channels});
@@ -228,43 +228,42 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> patch_moments
   const Tensor fourth_moment = make_rows(features, g, true, {});
   const Tensor faults = make_faults(features, g);
 
-  const auto real = [](const Tensor& tensor) { return static_cast<double*>(tensor.mutable_data_ptr()); };
-  double* const origins = real(origin);
-  const Sums sums{real(class_sum), real(gram), real(third_moment), real(fourth_moment)};
-  int64_t* const counts = static_cast<int64_t*>(class_count.mutable_data_ptr());
-  int64_t* const all_faults = static_cast<int64_t*>(faults.mutable_data_ptr());
-  const Reader reader(features, labels, g);
+  double* const origins = data<double>(origin);
+  const MomentSums sums{data<double>(class_sum), data<double>(gram), data<double>(third_moment),
+                        data<double>(fourth_moment)};
+  int64_t *const all_counts = data<int64_t>(class_count), *const all_faults = data<int64_t>(faults);
+  const Pixels pixels(features, labels, g);
   std::mutex mutex;
 
   torch::stable::parallel_for(0, g.patches, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t patch = begin; patch < end; ++patch) find_origin(g, reader, patch, origins + patch * channels);
+    for (int64_t patch = begin; patch < end; ++patch) find_origin(g, pixels, patch, origins + patch * channels);
   });
   const int64_t tile_pixels = std::min(kTilePixels, g.patch_pixels);
-  const int64_t patch_numbers = std::max<int64_t>(1, channels * Tiles::row_stride(tile_pixels));
+  const int64_t patch_numbers = std::max<int64_t>(1, channels * Tile::row_stride(tile_pixels));
   const int64_t most_patches = std::max<int64_t>(1, kTileNumbers / patch_numbers);
   const Units units(g, g.patch_width <= tile_pixels ? kMostSpan : std::max<int64_t>(1, tile_pixels), most_patches);
   for_each_unit(units, [&](const Unit& unit) {
     Tally tally(g, unit.patches, num_classes);
-    Tiles tiles(g, reader, unit, tile_pixels, origins + unit.first_patch * channels, tally);
+    Tile tile(g, pixels, unit, tile_pixels, origins + unit.first_patch * channels, tally);
     const auto flush = [&] {
       for (int64_t j = 0; j < unit.patches; ++j) {
-        const int64_t row = (unit.first_patch + j) * g.chunks + unit.chunk;
-        tiles.add(j, {sums.class_sum + row * num_classes * channels, sums.gram + row * channels * channels,
+        const int64_t row = g.chunk_row(unit.first_patch + j, unit.chunk);
+        tile.add(j, {sums.class_sum + row * num_classes * channels, sums.gram + row * channels * channels,
                       sums.third_moment + row * channels, sums.fourth_moment + row});
       }
-      tiles.clear();
+      tile.clear();
     };
     units.bands(unit, tile_pixels, [&](const Band& band) {
-      if (!tiles.has_room_for(band)) flush();
-      tiles.read(band);
+      if (!tile.has_room_for(band)) flush();
+      tile.read(band);
     });
     flush();
     for (int64_t j = 0; j < unit.patches; ++j) {
-      double* const matrix = sums.gram + ((unit.first_patch + j) * g.chunks + unit.chunk) * channels * channels;
+      double* const matrix = sums.gram + g.chunk_row(unit.first_patch + j, unit.chunk) * channels * channels;
       for (int64_t a = 0; a < channels; ++a)
         for (int64_t b = 0; b < a; ++b) matrix[b * channels + a] = matrix[a * channels + b];
     }
-    tally.add_to(unit, counts, all_faults, mutex);
+    tally.add_to(unit, all_counts, all_faults, mutex);
   });
   return {finish(origin, g, pool_batch, false),      finish(class_count, g, pool_batch, false),
           finish(class_sum, g, pool_batch, true),    finish(gram, g, pool_batch, true),

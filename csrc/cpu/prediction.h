@@ -4,7 +4,7 @@
 #include <cmath>
 #include <vector>
 
-#include "lines.h"
+#include "pixels.h"
 
 namespace torch_trf {
 
@@ -38,9 +38,10 @@ inline double exp_of_negative(double x) {
 
 // Logits `[Z, kPredictionStride]` to exp(logit - largest), and 1 / their sum; `check` is the sum of the logits.
 TORCH_TRF_VECTORIZED
-inline void soften(double* logits, int64_t classes, int64_t count, double* largest, double* check, double* scale) {
+inline void soften(double* logits, int64_t source_classes, int64_t count, double* largest, double* check,
+                   double* scale) {
   for (int64_t t = 0; t < count; ++t) largest[t] = check[t] = logits[t];
-  for (int64_t z = 1; z < classes; ++z) {
+  for (int64_t z = 1; z < source_classes; ++z) {
     const double* row = logits + z * kPredictionStride;
 #pragma omp simd
     for (int64_t t = 0; t < count; ++t) {
@@ -49,7 +50,7 @@ inline void soften(double* logits, int64_t classes, int64_t count, double* large
     }
   }
   for (int64_t t = 0; t < count; ++t) scale[t] = 0;
-  for (int64_t z = 0; z < classes; ++z) {
+  for (int64_t z = 0; z < source_classes; ++z) {
     double* row = logits + z * kPredictionStride;
 #pragma omp simd
     for (int64_t t = 0; t < count; ++t) {
@@ -62,13 +63,13 @@ inline void soften(double* logits, int64_t classes, int64_t count, double* large
 
 // The class of largest logit, the lowest-numbered one where several are equal; `check` is the sum of the logits.
 TORCH_TRF_VECTORIZED
-inline void choose(const double* logits, int64_t classes, int64_t count, double* largest, double* check,
+inline void choose(const double* logits, int64_t source_classes, int64_t count, double* largest, double* check,
                    int64_t* best) {
   for (int64_t t = 0; t < count; ++t) {
     largest[t] = check[t] = logits[t];
     best[t] = 0;
   }
-  for (int64_t z = 1; z < classes; ++z) {
+  for (int64_t z = 1; z < source_classes; ++z) {
     const double* row = logits + z * kPredictionStride;
 #pragma omp simd
     for (int64_t t = 0; t < count; ++t) {
@@ -82,26 +83,26 @@ inline void choose(const double* logits, int64_t classes, int64_t count, double*
 // Labels and predictions of one span of pixels.
 class Prediction {
  public:
-  Prediction(const Geometry& geometry, const Reader& reader)
+  Prediction(const Geometry& geometry, const Pixels& pixels)
       : g_(geometry),
-        reader_(reader),
-        theta_(geometry.channels * kPredictionStride),
+        pixels_(pixels),
+        exponentials_(geometry.channels * kPredictionStride),
         largest_(kPredictionSpan),
         check_(kPredictionSpan),
         scale_(kPredictionSpan),
         label_(kPredictionSpan),
         best_(kPredictionSpan) {}
 
-  // Reads one row of a band, for `values` and `scale` or, where `hard`, for `best`.
+  // Reads one row of a band, for `exponentials` and `scale` or, where `hard`, for `best`.
   void read(const Band& band, int64_t row, bool hard) {
-    reader_.labels(band.at, row, band.span, label_.data());
+    pixels_.labels(band.at, row, band.span, label_.data());
     for (int64_t z = 0; z < g_.channels; ++z) {
-      reader_.features(band.at, z, row, band.span, theta_.data() + z * kPredictionStride);
+      pixels_.features(band.at, z, row, band.span, exponentials_.data() + z * kPredictionStride);
     }
     if (hard) {
-      choose(theta_.data(), g_.channels, band.span, largest_.data(), check_.data(), best_.data());
+      choose(exponentials_.data(), g_.channels, band.span, largest_.data(), check_.data(), best_.data());
     } else {
-      soften(theta_.data(), g_.channels, band.span, largest_.data(), check_.data(), scale_.data());
+      soften(exponentials_.data(), g_.channels, band.span, largest_.data(), check_.data(), scale_.data());
     }
   }
 
@@ -113,8 +114,8 @@ class Prediction {
     return -1;
   }
 
-  // θ of pixel t is values(t)[z * kPredictionStride] * scale(t).
-  const double* values(int64_t t) const { return theta_.data() + t; }
+  // θ of pixel t is exponentials(t)[z * kPredictionStride] * scale(t).
+  const double* exponentials(int64_t t) const { return exponentials_.data() + t; }
   double scale(int64_t t) const { return scale_[t]; }
 
   // The source class that pixel t is predicted to have.
@@ -122,8 +123,8 @@ class Prediction {
 
  private:
   const Geometry& g_;
-  const Reader& reader_;
-  std::vector<double> theta_;  // [Z, kPredictionStride]
+  const Pixels& pixels_;
+  std::vector<double> exponentials_;  // [Z, kPredictionStride]; the logits where `hard`
   std::vector<double> largest_, check_, scale_;
   std::vector<int64_t> label_, best_;
 };

@@ -4,6 +4,12 @@
 
 #include <cstdint>  // any header of the C library says whose it is: others than glibc have no such loader
 
+namespace torch_trf {
+
+constexpr int64_t kLanes = 8;  // numbers in the widest vector
+
+}  // namespace torch_trf
+
 #if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
 #define TORCH_TRF_VECTORIZED __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else

@@ -11,28 +11,28 @@ constexpr int64_t kMostPrivateBytes = int64_t{256} << 20;
 constexpr int64_t kMostSharingBlocks = 2048;  // enough to fill a GPU; each takes unit after unit
 
 struct ClassRows {
-  double* sums;       // [rows, size]: a row for each chunk of each patch, zero before the kernel
-  double* own;        // [blocks, warps, size], where warps share a patch
-  int64_t size;       // of a row: classes x channels
-  int warps, shared;  // of a block; how many of them share a patch
+  double* sums;        // [rows, numbers]: a row for each chunk of each patch, zero before the kernel
+  double* own;         // [blocks, warps, numbers], where warps share a patch
+  int64_t numbers;     // of a row: classes x channels
+  int warps, sharing;  // of a block; how many of them share a patch
 
   // Where this warp adds what belongs to row `row`.
-  __device__ double* place(int64_t row) const {
-    return shared == 1 ? sums + row * size : own + (int64_t{blockIdx.x} * warps + threadIdx.x / kWarp) * size;
+  __device__ double* warp_row(int64_t row) const {
+    return sharing == 1 ? sums + row * numbers : own + (int64_t{blockIdx.x} * warps + threadIdx.x / kWarp) * numbers;
   }
 
   // Before a warp adds to a row.
   __device__ void open(int64_t row) const {
-    if (shared == 1) return;
-    for (int64_t i = threadIdx.x % kWarp; i < size; i += kWarp) place(row)[i] = 0;
+    if (sharing == 1) return;
+    for (int64_t i = threadIdx.x % kWarp; i < numbers; i += kWarp) warp_row(row)[i] = 0;
     __syncwarp();
   }
 
   // After it: brings the sums to the output. The warps of a patch call this in turns.
   __device__ void close(int64_t row) const {
-    if (shared == 1) return;
+    if (sharing == 1) return;
     __syncwarp();
-    for (int64_t i = threadIdx.x % kWarp; i < size; i += kWarp) sums[row * size + i] += place(row)[i];
+    for (int64_t i = threadIdx.x % kWarp; i < numbers; i += kWarp) sums[row * numbers + i] += warp_row(row)[i];
   }
 };
 
@@ -43,15 +43,15 @@ struct ClassRowsPlan {
   unsigned grid;
 };
 
-inline ClassRowsPlan plan_class_rows(const Tensor& sums, const Tiling& tiling, int64_t size, int warps) {
-  const int shared = warps / tiling.patches();
-  int64_t grid = tiling.units;
-  if (shared > 1) {
-    const int64_t room = kMostPrivateBytes / std::max<int64_t>(1, warps * size * int64_t{sizeof(double)});
+inline ClassRowsPlan plan_class_rows(const Tensor& sums, const Units& units, int64_t numbers, int warps) {
+  const int sharing = warps / units.patches();
+  int64_t grid = units.count;
+  if (sharing > 1) {
+    const int64_t room = kMostPrivateBytes / std::max<int64_t>(1, warps * numbers * int64_t{sizeof(double)});
     grid = std::min({grid, kMostSharingBlocks, std::max<int64_t>(1, room)});
   }
-  const Tensor own = torch::stable::new_empty(sums, {shared > 1 ? grid * warps : 0, size}, ScalarType::Double);
-  return {{data<double>(sums), data<double>(own), size, warps, shared}, own, blocks(grid)};
+  const Tensor own = torch::stable::new_empty(sums, {sharing > 1 ? grid * warps : 0, numbers}, ScalarType::Double);
+  return {{data<double>(sums), data<double>(own), numbers, warps, sharing}, own, blocks(grid)};
 }
 
 }  // namespace torch_trf

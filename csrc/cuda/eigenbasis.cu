@@ -7,29 +7,20 @@
 // A sweep costs about 4 D³ + 4 K D² operations, and 6 to 10 sweeps are needed.
 #include <vector>
 
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/headeronly/macros/Macros.h>
-#include <torch/headeronly/util/Exception.h>
-
 #include "../solvers.h"
 #include "launch.cuh"
 
 namespace torch_trf {
 namespace {
 
-using torch::stable::Tensor;
-
 constexpr int kThreads = 128;
 constexpr int kMostChannels = 64;
-constexpr int kMostSweeps = 30;
-constexpr double kSmallOffDiagonal = 1e-30;  // squared norm outside the diagonal, relative to that of the matrix
-constexpr int64_t kMostShared = 60 << 10;    // bytes a block; every architecture grants 64 KB where asked for
+constexpr int64_t kMostSharedBytes = 60 << 10;  // of a block; every architecture grants 64 KB where asked for
 
 struct Problem {
   const double *matrices, *rows;      // [batch, D, D], [batch, K, D]
   double *eigenvalues, *coordinates;  // [batch, D], [batch, K, D]
-  int64_t batch, row_count;           // K
+  int64_t batch, num_rows;            // K
   int channels;                       // D
   int rows_at_once, passes;           // rows of a group; groups of a matrix
 
@@ -104,25 +95,25 @@ __device__ Rotation rotation(double a_pp, double a_qq, double a_pq) {
 }
 
 __device__ void rotate(double& x, double& y, const Rotation& by) {
-  const double old = x;
-  x = by.cosine * old - by.sine * y;
-  y = by.sine * old + by.cosine * y;
+  const double before = x;
+  x = by.cosine * before - by.sine * y;
+  y = by.sine * before + by.cosine * y;
 }
 
 // Makes the D x D matrix diagonal and multiplies the rows by its eigenvectors.
 template <int kGroup>
-__device__ void diagonalize(const Group<kGroup>& group, int channels, int pitch, double* matrix, int row_count,
+__device__ void diagonalize(const Group<kGroup>& group, int channels, int pitch, double* matrix, int num_rows,
                             double* rows, Rotation* rotations) {
   const int players = channels + channels % 2, pairs = players / 2;  // an odd one out meets nobody
   for (int sweep = 0; sweep < kMostSweeps; ++sweep) {
-    double outside = 0, all = 0;
+    double off_diagonal = 0, whole = 0;
     for (int i = group.thread; i < channels * channels; i += kGroup) {
       const double value = matrix[i / channels * pitch + i % channels];
-      all += value * value;
-      if (i / channels != i % channels) outside += value * value;
+      whole += value * value;
+      if (i / channels != i % channels) off_diagonal += value * value;
     }
-    outside = group.sum(outside);
-    if (outside <= kSmallOffDiagonal * group.sum(all)) return;
+    off_diagonal = group.sum(off_diagonal);
+    if (off_diagonal <= kSmallOffDiagonal * group.sum(whole)) return;
 
     for (int round = 0; round < players - 1; ++round) {
       for (int i = group.thread; i < pairs; i += kGroup) {
@@ -151,7 +142,7 @@ __device__ void diagonalize(const Group<kGroup>& group, int channels, int pitch,
         put(left.q, right.p, qp);
         put(left.q, right.q, qq);
       }
-      for (int i = group.thread; i < row_count * pairs; i += kGroup) {
+      for (int i = group.thread; i < num_rows * pairs; i += kGroup) {
         const auto [p, q] = meet(i % pairs, round, players);
         double* const row = rows + i / pairs * pitch;
         if (q < channels) rotate(row[p], row[q], rotations[i % pairs]);
@@ -174,43 +165,43 @@ __global__ void __launch_bounds__(kThreads) solve(const Problem problem) {
   for (int64_t work = int64_t{blockIdx.x} * kGroups + threadIdx.x / kGroup; work < problem.batch * problem.passes;
        work += int64_t{gridDim.x} * kGroups) {
     const int64_t entry = work / problem.passes, first_row = work % problem.passes * problem.rows_at_once;
-    const int64_t rows_left = problem.row_count - first_row;
-    const int row_count = static_cast<int>(rows_left < problem.rows_at_once ? rows_left : problem.rows_at_once);
+    const int64_t rows_left = problem.num_rows - first_row;
+    const int num_rows = static_cast<int>(rows_left < problem.rows_at_once ? rows_left : problem.rows_at_once);
     const double* const source = problem.matrices + entry * channels * channels;
-    const int64_t row_offset = (entry * problem.row_count + first_row) * channels;
+    const int64_t row_offset = (entry * problem.num_rows + first_row) * channels;
     double* const eigenvalues = problem.eigenvalues + entry * channels;
 
     // A power of two near the largest entry (of the lower triangle) scales without rounding, and keeps squares within
     // the range of a double.
-    double largest = 0, bad = 0;
+    double largest = 0, non_finite = 0;
     for (int i = group.thread; i < channels * channels; i += kGroup) {
       if (i % channels <= i / channels) largest = fmax(largest, fabs(source[i]));
-      bad += !isfinite(source[i]);
+      non_finite += !isfinite(source[i]);
     }
-    bad = group.sum(bad);
+    non_finite = group.sum(non_finite);
     largest = group.largest(largest);
-    const int exponent = bad == 0 && largest > 0 ? ilogb(largest) : 0;
+    const int exponent = non_finite == 0 && largest > 0 ? ilogb(largest) : 0;
 
     for (int i = group.thread; i < channels * channels; i += kGroup) {
       const int a = i / channels, b = i % channels;
       matrix[a * pitch + b] = scalbn(source[a < b ? b * channels + a : i], -exponent);
     }
-    for (int i = group.thread; i < row_count * channels; i += kGroup)
+    for (int i = group.thread; i < num_rows * channels; i += kGroup)
       rows[i / channels * pitch + i % channels] = problem.rows[row_offset + i];
     group.sync();
-    if (bad == 0) diagonalize(group, channels, pitch, matrix, row_count, rows, rotations);
+    if (non_finite == 0) diagonalize(group, channels, pitch, matrix, num_rows, rows, rotations);
 
     for (int d = group.thread; d < channels; d += kGroup) {
       const double value = matrix[d * pitch + d];
       int rank = 0;  // ascending
       for (int other = 0; other < channels; ++other) {
         const double rival = matrix[other * pitch + other];
-        rank += bad == 0 && (rival < value || (rival == value && other < d));
+        rank += non_finite == 0 && (rival < value || (rival == value && other < d));
       }
-      if (bad != 0) rank = d;
-      if (first_row == 0) eigenvalues[rank] = bad == 0 ? scalbn(value, exponent) : NAN;
-      for (int k = 0; k < row_count; ++k)
-        problem.coordinates[row_offset + k * channels + rank] = bad == 0 ? rows[k * pitch + d] : NAN;
+      if (non_finite != 0) rank = d;
+      if (first_row == 0) eigenvalues[rank] = non_finite == 0 ? scalbn(value, exponent) : NAN;
+      for (int k = 0; k < num_rows; ++k)
+        problem.coordinates[row_offset + k * channels + rank] = non_finite == 0 ? rows[k * pitch + d] : NAN;
     }
     group.sync();
   }
@@ -219,35 +210,35 @@ __global__ void __launch_bounds__(kThreads) solve(const Problem problem) {
 template <int kGroup>
 void launch_solve(Problem problem, const Launch& launch) {
   constexpr int64_t kGroups = kThreads / kGroup;
-  const int64_t room = kMostShared / kGroups / int64_t{sizeof(double)};
+  const int64_t room = kMostSharedBytes / kGroups / int64_t{sizeof(double)};
   problem.rows_at_once = 0;
   const int64_t rows_at_once = (room - problem.numbers()) / problem.pitch();
-  problem.rows_at_once = static_cast<int>(std::min(rows_at_once, problem.row_count));
-  problem.passes = static_cast<int>(std::max<int64_t>(1, (problem.row_count + rows_at_once - 1) / rows_at_once));
+  problem.rows_at_once = static_cast<int>(std::min(rows_at_once, problem.num_rows));
+  problem.passes = static_cast<int>(std::max<int64_t>(1, (problem.num_rows + rows_at_once - 1) / rows_at_once));
   const int64_t bytes = kGroups * problem.numbers() * int64_t{sizeof(double)};
   STD_CUDA_CHECK(cudaFuncSetAttribute(&solve<kGroup>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                      static_cast<int>(kMostShared)));
+                                      static_cast<int>(kMostSharedBytes)));
   solve<kGroup><<<blocks(problem.batch * problem.passes, kGroups), kThreads, bytes, launch.stream>>>(problem);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
 std::tuple<Tensor, Tensor> eigenbasis(const Tensor& matrix, const Tensor& rows) {
-  const int64_t dim = matrix.dim(), channels = matrix.size(dim - 1), row_count = rows.size(rows.dim() - 2);
-  STD_TORCH_CHECK(channels <= kMostChannels, "the kernel takes at most 64 channels");
   check_eigenproblems(matrix, rows);
+  const int64_t channels = matrix.size(-1), num_rows = rows.size(-2);
+  STD_TORCH_CHECK(channels <= kMostChannels, "the kernel takes at most ", kMostChannels, " channels, not ", channels);
   const Launch launch(matrix);
   std::vector<int64_t> shape;
-  for (int64_t i = 0; i < dim - 1; ++i) shape.push_back(matrix.size(i));
+  for (int64_t i = 0; i + 1 < matrix.dim(); ++i) shape.push_back(matrix.size(i));
   const Tensor eigenvalues = torch::stable::new_empty(matrix, shape);
   const Tensor coordinates = torch::stable::empty_like(rows);
   const int64_t batch = channels == 0 ? 0 : matrix.numel() / (channels * channels);
   if (batch > 0) {
-    const Problem problem{static_cast<const double*>(matrix.const_data_ptr()),
-                          static_cast<const double*>(rows.const_data_ptr()),
+    const Problem problem{const_data<double>(matrix),
+                          const_data<double>(rows),
                           data<double>(eigenvalues),
                           data<double>(coordinates),
                           batch,
-                          row_count,
+                          num_rows,
                           static_cast<int>(channels),
                           0,
                           0};

@@ -1,15 +1,14 @@
-// What every launch needs: the tensor's device and stream, typed pointers, and grids within the hardware's limits.
+// What every launch needs: the tensor's device and stream, and grids within the hardware's limits.
 #pragma once
 
 #include <algorithm>
-#include <cstdint>
 
 #include <cuda_runtime.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/macros.h>
-#include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/shim_utils.h>
+
+#include "../tensors.h"
 
 namespace torch_trf {
 
@@ -20,7 +19,7 @@ constexpr int64_t kMostBlocks = 1 << 20;  // of a launch; a block takes further 
 // Makes the tensor's device current for as long as it lives, and knows that device's stream.
 class Launch {
  public:
-  explicit Launch(const torch::stable::Tensor& tensor) : guard_(tensor.get_device_index()) {
+  explicit Launch(const Tensor& tensor) : guard_(tensor.get_device_index()) {
     void* handle = nullptr;
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &handle));
     stream = static_cast<cudaStream_t>(handle);
@@ -35,11 +34,6 @@ class Launch {
 // As many blocks as give every piece of work one, `each` pieces a block.
 inline unsigned blocks(int64_t work, int64_t each = 1) {
   return static_cast<unsigned>(std::max<int64_t>(1, std::min(kMostBlocks, (work + each - 1) / each)));
-}
-
-template <typename T>
-T* data(const torch::stable::Tensor& tensor) {
-  return static_cast<T*>(tensor.mutable_data_ptr());
 }
 
 // The sum over the lanes whose numbers differ only in the bits from `least` up to, not including, `most`; all of them

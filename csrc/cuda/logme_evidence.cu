@@ -3,21 +3,14 @@
 // spares the logarithms of all others.
 //
 // An iteration costs some 50 double-precision operations a direction; everything is read from cache.
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/headeronly/util/Exception.h>
-
 #include "../solvers.h"
 #include "launch.cuh"
 
 namespace torch_trf {
 namespace {
 
-using torch::stable::Tensor;
-
 constexpr int kThreads = 128;
 constexpr int64_t kFewDirections = 32;  // up to here 8 lanes have a class, beyond a whole warp
-constexpr double kTwoPi = 6.283185307179586476925286766559;
 
 struct Regressions {
   const double *sigma, *projected, *outside, *count;  // [entries, D], [entries, K, D], [entries, K], [entries]
@@ -28,13 +21,13 @@ struct Regressions {
   int64_t max_iterations;
 };
 
-template <int kLanes>
+template <int kGroup>
 __global__ void __launch_bounds__(kThreads) maximize(const Regressions all) {
-  const int lane = threadIdx.x % kLanes;
-  const int64_t regressions = all.entries * all.classes, at_once = int64_t{gridDim.x} * kThreads / kLanes;
+  const int lane = threadIdx.x % kGroup;
+  const int64_t regressions = all.entries * all.classes, at_once = int64_t{gridDim.x} * kThreads / kGroup;
   // Every lane of a warp goes on until the last class of the warp is done: the sums need them all.
-  for (int64_t start = int64_t{blockIdx.x} * kThreads / kLanes; start < regressions; start += at_once) {
-    const int64_t index = start + threadIdx.x / kLanes;
+  for (int64_t start = int64_t{blockIdx.x} * kThreads / kGroup; start < regressions; start += at_once) {
+    const int64_t index = start + threadIdx.x / kGroup;
     const bool exists = index < regressions;
     const int64_t entry = exists ? index / all.classes : 0;
     const double* const sigma = all.sigma + entry * all.directions;
@@ -43,9 +36,9 @@ __global__ void __launch_bounds__(kThreads) maximize(const Regressions all) {
     // The sum of `term` over the directions with sigma > 0.
     const auto sum_present = [&](const auto& term) {
       double sum = 0;
-      for (int64_t d = lane; d < all.directions; d += kLanes)
+      for (int64_t d = lane; d < all.directions; d += kGroup)
         if (sigma[d] > 0) sum += term(sigma[d]);
-      return sum_lanes(sum, 1, kLanes);
+      return sum_lanes(sum, 1, kGroup);
     };
     double beyond_rank = count - sum_present([](double) { return 1.0; });
     if (beyond_rank < 0) beyond_rank = 0;  // NaN stays
@@ -56,7 +49,7 @@ __global__ void __launch_bounds__(kThreads) maximize(const Regressions all) {
       if (__all_sync(kAllLanes, converged)) break;
       const double ratio = alpha / beta;
       double gamma = 0, freedom = 0, mean_square = 0, residual = 0;
-      for (int64_t d = lane; d < all.directions; d += kLanes) {
+      for (int64_t d = lane; d < all.directions; d += kGroup) {
         const bool present = sigma[d] > 0;
         const double shrinkage = present ? sigma[d] / (sigma[d] + ratio) : 0;
         const double remainder = present ? ratio / (sigma[d] + ratio) : 0;
@@ -65,10 +58,10 @@ __global__ void __launch_bounds__(kThreads) maximize(const Regressions all) {
         if (present) mean_square += shrinkage * shrinkage * projected[d] / sigma[d];
         residual += remainder * remainder * projected[d];  // NaN where `projected` is, present or not
       }
-      gamma = sum_lanes(gamma, 1, kLanes);
-      freedom = beyond_rank + sum_lanes(freedom, 1, kLanes);
-      mean_square = sum_lanes(mean_square, 1, kLanes) + all.epsilon;
-      residual = sum_lanes(residual, 1, kLanes) + outside + all.epsilon;
+      gamma = sum_lanes(gamma, 1, kGroup);
+      freedom = beyond_rank + sum_lanes(freedom, 1, kGroup);
+      mean_square = sum_lanes(mean_square, 1, kGroup) + all.epsilon;
+      residual = sum_lanes(residual, 1, kGroup) + outside + all.epsilon;
       if (!converged) {
         alpha = gamma / mean_square;
         beta = freedom / residual;
@@ -87,26 +80,31 @@ __global__ void __launch_bounds__(kThreads) maximize(const Regressions all) {
   }
 }
 
-template <int kLanes>
+template <int kGroup>
 void launch_maximize(const Regressions& all, const Launch& launch) {
-  maximize<kLanes><<<blocks(all.entries * all.classes, kThreads / kLanes), kThreads, 0, launch.stream>>>(all);
+  maximize<kGroup><<<blocks(all.entries * all.classes, kThreads / kGroup), kThreads, 0, launch.stream>>>(all);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
 Tensor logme_evidence(const Tensor& sigma, const Tensor& projected, const Tensor& outside, const Tensor& count,
                       const Tensor& included, double epsilon, double tolerance, int64_t max_iterations) {
-  const auto read = [](const Tensor& tensor) { return static_cast<const double*>(tensor.const_data_ptr()); };
-  const int64_t classes = outside.size(outside.dim() - 1), directions = sigma.size(sigma.dim() - 1);
-  const int64_t entries = count.numel();
   check_regressions(sigma, projected, outside, count, included);
+  const int64_t classes = outside.size(-1), directions = sigma.size(-1), entries = count.numel();
   const Launch launch(sigma);
   const Tensor evidence = torch::stable::empty_like(outside);
   if (entries * classes > 0) {
-    const Regressions all{read(sigma),   read(projected), read(outside),
-                          read(count),   static_cast<const bool*>(included.const_data_ptr()),
+    const Regressions all{const_data<double>(sigma),
+                          const_data<double>(projected),
+                          const_data<double>(outside),
+                          const_data<double>(count),
+                          const_data<bool>(included),
                           data<double>(evidence),
-                          entries,       classes,         directions,
-                          epsilon,       tolerance,       max_iterations};
+                          entries,
+                          classes,
+                          directions,
+                          epsilon,
+                          tolerance,
+                          max_iterations};
     directions <= kFewDirections ? launch_maximize<8>(all, launch) : launch_maximize<kWarp>(all, launch);
   }
   return evidence;

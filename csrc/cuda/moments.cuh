@@ -5,8 +5,8 @@
 
 namespace torch_trf {
 
-// Channels above which the Gram matrix does not fit into a warp's registers.
-constexpr int kFewChannels = 32;
+// Above so many the Gram matrix does not fit into a warp's registers.
+constexpr int kRegisterChannels = 32;
 
 struct MomentTensors {
   Tensor origin, class_count, faults;                      // a row for each patch

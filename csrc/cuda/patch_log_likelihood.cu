@@ -1,55 +1,55 @@
-// Log-likelihood of windows on CUDA: a thread has one pixel of every tile of its unit, and one window's sums, which the
-// threads of a window add up, in the order of their pixels, at the end of the unit. A window's p(y|z) is read from the
-// first level of cache, where it stays while the block goes through the window's pixels.
+// Log-likelihood of patches on CUDA: a thread has one pixel of every tile of its unit, and one patch's sums, which the
+// threads of a patch add up, in the order of their pixels, at the end of the unit. A patch's p(y|z) is read from the
+// first level of cache, where it stays while the block goes through the patch's pixels.
 //
-// A pixel in a window costs one read of its logits and an exponential of some 20 double-precision operations for each.
+// A pixel in a patch costs one read of its logits and an exponential of some 20 double-precision operations for each.
 #include "../patches.h"
 
 #include "launch.cuh"
 #include "pixels.cuh"
-#include "softmax.cuh"
+#include "prediction.cuh"
 
 namespace torch_trf {
 namespace {
 
 template <typename scalar_t>
 __global__ void __launch_bounds__(kSlots)
-    add_log_likelihood(const Pixels<scalar_t> pixels, const Tiling tiling, const double* target_given_source,
-                       double* total, double* total_square, int64_t* count) {
+    add_log_likelihood(const Pixels<scalar_t> pixels, const Units units, const double* target_given_source,
+                       double* total, double* total_square, int64_t* pixel_count) {
   using real_t = exponential_t<scalar_t>;
   extern __shared__ __align__(16) unsigned char memory[];
   __shared__ double sums[kLine], square_sums[kLine];
   __shared__ int64_t counts[kLine];
   const Geometry& g = pixels.g;
-  const int slot = threadIdx.x, slot_patch = tiling.patch_of(slot), slot_pixel = tiling.pixel_of(slot);
-  const int place = tiling.place(slot_patch, slot_pixel);
-  Logits<scalar_t> logits(pixels, reinterpret_cast<real_t*>(memory) + place);
+  const int slot = threadIdx.x, slot_patch = units.patch_of(slot), slot_pixel = units.pixel_of(slot);
+  const int place = units.place(slot_patch, slot_pixel);
+  Prediction<scalar_t> prediction(pixels, reinterpret_cast<real_t*>(memory) + place);
 
-  for (int64_t index = blockIdx.x; index < tiling.units; index += gridDim.x) {
-    const Unit unit = tiling.unit(g, index);
+  for (int64_t index = blockIdx.x; index < units.count; index += gridDim.x) {
+    const Unit unit = units.unit(g, index);
     const int64_t patch = unit.first_patch + slot_patch;
-    const double* const table = target_given_source + patch * g.classes * g.channels;
+    const double* const patch_p = target_given_source + patch * g.classes * g.channels;
     Walk walk(g, patch, unit.chunk * g.chunk_pixels + slot_pixel);
     double sum = 0, square_sum = 0;
     int64_t counted = 0;
 
-    for (int64_t pixel = slot_pixel; slot_patch < unit.patches && pixel < unit.pixels; pixel += tiling.pixels()) {
+    for (int64_t pixel = slot_pixel; slot_patch < unit.patches && pixel < unit.pixels; pixel += units.tile_pixels()) {
       const Offsets at = walk.at();
-      walk.advance(g, tiling.step);
+      walk.advance(g, units.step);
       const int label = pixels.classify(patch, at.label);
       if (label < 0) continue;
-      if (!logits.look(at.features)) {
+      if (!prediction.read(at.features)) {
         pixels.count_non_finite(patch);
         continue;
       }
-      const double* const target = table + label * g.channels;
-      double all = 0, joint = 0;
+      const double* const p = patch_p + label * g.channels;  // p(y|z) of the pixel's own class y
+      double weight_sum = 0, weighted = 0;
       for (int64_t z = 0; z < g.channels; ++z) {
-        const double weight = logits.exponential(z);
-        all += weight;
-        joint += target[z] * weight;
+        const double weight = prediction.exponential(z);
+        weight_sum += weight;
+        weighted += p[z] * weight;
       }
-      const double likelihood = joint / all;
+      const double likelihood = weighted / weight_sum;
       const double log_likelihood = log(likelihood > 1 ? 1 : likelihood);  // rounding may lift it by an ulp
       sum += log_likelihood;
       square_sum += log_likelihood * log_likelihood;
@@ -63,15 +63,15 @@ __global__ void __launch_bounds__(kSlots)
     if (slot < unit.patches) {
       sum = square_sum = 0;
       counted = 0;
-      for (int i = 0; i < tiling.pixels(); ++i) {
-        sum += sums[tiling.place(slot, i)];
-        square_sum += square_sums[tiling.place(slot, i)];
-        counted += counts[tiling.place(slot, i)];
+      for (int i = 0; i < units.tile_pixels(); ++i) {
+        sum += sums[units.place(slot, i)];
+        square_sum += square_sums[units.place(slot, i)];
+        counted += counts[units.place(slot, i)];
       }
-      const int64_t row = (unit.first_patch + slot) * g.chunks + unit.chunk;
-      total[row] = sum;
-      total_square[row] = square_sum;
-      pixels.count(count + unit.first_patch + slot, counted);
+      const int64_t chunk_row = g.chunk_row(unit.first_patch + slot, unit.chunk);
+      total[chunk_row] = sum;
+      total_square[chunk_row] = square_sum;
+      pixels.count(pixel_count + unit.first_patch + slot, counted);
     }
     __syncthreads();
   }
@@ -82,27 +82,26 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> patch_log_likelihood(const Tensor& lo
                                                                 int64_t patch_height, int64_t patch_width,
                                                                 int64_t stride_height, int64_t stride_width,
                                                                 bool pool_batch, int64_t ignore_index) {
-  constexpr int64_t kSums = 2;
-  const int64_t classes = target_given_source.size(target_given_source.dim() - 2);
-  const Geometry g = make_geometry(logits, labels, classes, {patch_height, patch_width, stride_height, stride_width},
-                                   pool_batch, ignore_index, kSums);
-  check_conditional(target_given_source, g);
+  const PatchGrid grid{patch_height, patch_width, stride_height, stride_width};
+  const int64_t num_classes = target_given_source.size(-2);
+  const Geometry g = make_geometry(logits, labels, num_classes, grid, pool_batch, ignore_index, 2);
+  check_target_given_source(target_given_source, g);
   const Launch launch(logits);
   const Tensor total = make_rows(logits, g, true, {}), total_square = make_rows(logits, g, true, {});
-  const Tensor count = make_rows(logits, g, false, {}, ScalarType::Long), faults = make_faults(logits, g, launch);
+  const Tensor pixel_count = make_rows(logits, g, false, {}, ScalarType::Long), faults = make_faults(logits, g, launch);
   if (g.patches * g.patch_pixels > 0) {
     dispatch_features(logits, [&](auto* type) {
       using scalar_t = std::remove_pointer_t<decltype(type)>;
       const Pixels<scalar_t> pixels(logits, labels, faults, g);
-      const Tiling tiling(g, kMostPatches);
-      add_log_likelihood<<<blocks(tiling.units), kSlots, held_bytes<scalar_t>(g.channels), launch.stream>>>(
-          pixels, tiling, static_cast<const double*>(target_given_source.const_data_ptr()), data<double>(total),
-          data<double>(total_square), data<int64_t>(count));
+      const Units units(g, kMostPatches);
+      add_log_likelihood<<<blocks(units.count), kSlots, held_bytes<scalar_t>(g.channels), launch.stream>>>(
+          pixels, units, const_data<double>(target_given_source), data<double>(total),
+          data<double>(total_square), data<int64_t>(pixel_count));
       STD_CUDA_KERNEL_LAUNCH_CHECK();
     });
   }
   return {finish(total, g, pool_batch, true), finish(total_square, g, pool_batch, true),
-          finish(count, g, pool_batch, false), finish(faults, g, pool_batch, false)};
+          finish(pixel_count, g, pool_batch, false), finish(faults, g, pool_batch, false)};
 }
 
 }  // namespace

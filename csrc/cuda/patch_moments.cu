@@ -4,8 +4,8 @@
 
 #include "launch.cuh"
 #include "moments.cuh"
-#include "moments_few_channels.cuh"
-#include "moments_many_channels.cuh"
+#include "moments_in_blocks.cuh"
+#include "moments_in_registers.cuh"
 #include "pixels.cuh"
 
 namespace torch_trf {
@@ -20,26 +20,26 @@ __global__ void find_first(const Pixels<scalar_t> pixels, const Step step, int64
   const Geometry& g = pixels.g;
   const int lane = threadIdx.x % kWarp;
   const int64_t warps = int64_t{gridDim.x} * blockDim.x / kWarp;
-  for (int64_t unit = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / kWarp; unit < g.patches * g.chunks;
-       unit += warps) {
-    const int64_t patch = unit / g.chunks, begin = unit % g.chunks * g.chunk_pixels;
+  for (int64_t chunk_row = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / kWarp; chunk_row < g.patches * g.chunks;
+       chunk_row += warps) {
+    const int64_t patch = chunk_row / g.chunks, begin = chunk_row % g.chunks * g.chunk_pixels;
     const int64_t end = begin + g.chunk_pixels < g.patch_pixels ? begin + g.chunk_pixels : g.patch_pixels;
     Walk walk(g, patch, begin + lane);
-    bool found = false;
-    for (int64_t start = begin; start < end && !found; start += kWarp) {
+    bool done = false;
+    for (int64_t start = begin; start < end && !done; start += kWarp) {
       const int64_t earliest = __shfl_sync(kAllLanes, *static_cast<volatile int64_t*>(first + patch), 0);
       if (earliest < start) break;
       const Offsets at = walk.at();
       walk.advance(g, step);
       const bool labeled = start + lane < end && pixels.class_of(pixels.label(at.label)) >= 0;
-      for (unsigned left = __ballot_sync(kAllLanes, labeled); left != 0 && !found; left &= left - 1) {
+      for (unsigned left = __ballot_sync(kAllLanes, labeled); left != 0 && !done; left &= left - 1) {
         const int candidate = __ffs(left) - 1;
-        const int64_t place = __shfl_sync(kAllLanes, at.features, candidate);
+        const int64_t offset = __shfl_sync(kAllLanes, at.features, candidate);
         bool finite = true;
         for (int64_t d = lane; d < g.channels; d += kWarp)
-          finite = finite && isfinite(static_cast<double>(pixels.feature(place, d)));
-        found = __all_sync(kAllLanes, finite);
-        if (found && lane == 0) atomicMin(reinterpret_cast<long long*>(first + patch), start + candidate);
+          finite = finite && isfinite(static_cast<double>(pixels.feature(offset, d)));
+        done = __all_sync(kAllLanes, finite);
+        if (done && lane == 0) atomicMin(reinterpret_cast<long long*>(first + patch), start + candidate);
       }
     }
   }
@@ -73,9 +73,9 @@ void launch_origins(const Pixels<scalar_t>& pixels, const Tensor& origin, const 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> patch_moments(
     const Tensor& features, const Tensor& labels, int64_t num_classes, int64_t cell_height, int64_t cell_width,
     bool pool_batch, int64_t ignore_index) {
-  const int64_t channels = features.size(1);
-  const Geometry g = make_geometry(features, labels, num_classes, {cell_height, cell_width, cell_height, cell_width},
-                                   pool_batch, ignore_index, channels * (num_classes + channels + 1) + 1);
+  const PatchGrid cells = grid_of_cells(cell_height, cell_width);
+  const int64_t channels = features.size(1), numbers = channels * (channels + num_classes + 1) + 1;
+  const Geometry g = make_geometry(features, labels, num_classes, cells, pool_batch, ignore_index, numbers);
   const Launch launch(features);
   const MomentTensors tensors{make_rows(features, g, false, {channels}),
                               make_rows(features, g, false, {num_classes}, ScalarType::Long),
@@ -88,8 +88,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> patch_moments
     dispatch_features(features, [&](auto* type) {
       const Pixels<std::remove_pointer_t<decltype(type)>> pixels(features, labels, tensors.faults, g);
       launch_origins(pixels, tensors.origin, launch);
-      channels <= kFewChannels ? launch_few_channels(pixels, tensors, launch)
-                               : launch_many_channels(pixels, tensors, launch);
+      channels <= kRegisterChannels ? launch_in_registers(pixels, tensors, launch)
+                                    : launch_in_blocks(pixels, tensors, launch);
     });
   }
   const auto whole = [&](const Tensor& rows) { return finish(rows, g, pool_batch, false); };

@@ -31,12 +31,12 @@ struct Pixels {
     dispatch_labels(labels, [&](auto* type) { label_bytes = static_cast<int>(sizeof(*type)); });
   }
 
-  __device__ scalar_t feature(int64_t place, int64_t d) const { return features[place + d * g.feature_strides[1]]; }
+  __device__ scalar_t feature(int64_t offset, int64_t d) const { return features[offset + d * g.feature_strides[1]]; }
 
-  __device__ int64_t label(int64_t place) const {
-    if (label_bytes == sizeof(int64_t)) return static_cast<const int64_t*>(labels)[place];
-    if (label_bytes == sizeof(int32_t)) return static_cast<const int32_t*>(labels)[place];
-    return static_cast<const uint8_t*>(labels)[place];
+  __device__ int64_t label(int64_t offset) const {
+    if (label_bytes == sizeof(int64_t)) return static_cast<const int64_t*>(labels)[offset];
+    if (label_bytes == sizeof(int32_t)) return static_cast<const int32_t*>(labels)[offset];
+    return static_cast<const uint8_t*>(labels)[offset];
   }
 
   // The class that a label means, -1 where it means none.
@@ -45,14 +45,14 @@ struct Pixels {
   }
 
   // The same for a pixel of `patch`; a label that is neither a class nor to be ignored is a fault.
-  __device__ int classify(int64_t patch, int64_t place) const {
-    const int64_t found = label(place);
-    if (!g.is_class(found) && found != g.ignore_index) {
+  __device__ int classify(int64_t patch, int64_t offset) const {
+    const int64_t value = label(offset);
+    if (!g.is_class(value) && value != g.ignore_index) {
       count(faults + patch * kFaults + kBadLabels, 1);
-      atomicMin(reinterpret_cast<long long*>(faults + patch * kFaults + kLeastBadLabel), found);
-      atomicMax(reinterpret_cast<long long*>(faults + patch * kFaults + kLargestBadLabel), found);
+      atomicMin(reinterpret_cast<long long*>(faults + patch * kFaults + kLeastBadLabel), value);
+      atomicMax(reinterpret_cast<long long*>(faults + patch * kFaults + kLargestBadLabel), value);
     }
-    return class_of(found);
+    return class_of(value);
   }
 
   __device__ void count_non_finite(int64_t patch) const { count(faults + patch * kFaults + kNonFinite, 1); }
@@ -66,7 +66,7 @@ struct Pixels {
 // So many pixels on in a patch. Plain data, made on the host, so that a kernel finds it in constant memory.
 struct Step {
   int x, y;
-  Offsets by, new_row, new_image;  // by x and y and by images; and where a row, or a window, comes to its end
+  Offsets by, new_row, new_image;  // by x and y and by images; and where a row, or an image, comes to its end
 
   Step(const Geometry& g, int64_t pixels)
       : x(static_cast<int>(pixels % g.patch_width)),
@@ -119,29 +119,29 @@ struct Unit {
 
 // Plain data, so that a kernel takes it by value. Slots of a tile go run after run and, of each run, patch after patch;
 // a run is pixels that lie side by side in the image.
-struct Tiling {
+struct Units {
   int patch_bits = 0, run_bits = 0;  // logarithms of the patches of a unit, at most, and of the pixels of a run
-  int64_t groups, units;             // units in a row of the grid, and altogether
+  int64_t row_units, count;          // units in a row of the grid, and altogether
   Step step;                         // from tile to tile
 
-  Tiling(const Geometry& g, int most_patches) : step(g, 0) {
+  Units(const Geometry& g, int most_patches) : step(g, 0) {
     while (2 * patches() <= std::min<int64_t>(most_patches, g.patch_columns) &&
            patches() * g.stride_width < kWideEnough)
       ++patch_bits;
-    while ((2 << run_bits) <= pixels() && g.patch_width % (2 << run_bits) == 0) ++run_bits;
-    groups = (g.patch_columns + patches() - 1) / patches();
-    units = g.patches / g.patch_columns * groups * g.chunks;
-    step = Step(g, pixels());
+    while ((2 << run_bits) <= tile_pixels() && g.patch_width % (2 << run_bits) == 0) ++run_bits;
+    row_units = (g.patch_columns + patches() - 1) / patches();
+    count = g.patches / g.patch_columns * row_units * g.chunks;
+    step = Step(g, tile_pixels());
   }
 
   C10_HOST_DEVICE int patches() const { return 1 << patch_bits; }
-  C10_HOST_DEVICE int pixels() const { return kSlots >> patch_bits; }  // of each patch in a tile
+  C10_HOST_DEVICE int tile_pixels() const { return kSlots >> patch_bits; }  // of each patch
 
   __device__ Unit unit(const Geometry& g, int64_t index) const {
-    const int64_t chunk = index % g.chunks, group = index / g.chunks;
-    const int64_t first_column = group % groups * patches(), columns = g.patch_columns - first_column;
+    const int64_t chunk = index % g.chunks, row = index / g.chunks / row_units;
+    const int64_t first = index / g.chunks % row_units * patches(), columns = g.patch_columns - first;
     const int64_t pixels = g.patch_pixels - chunk * g.chunk_pixels;
-    return {group / groups * g.patch_columns + first_column, chunk,
+    return {row * g.patch_columns + first, chunk,
             static_cast<int>(columns < patches() ? columns : patches()),
             pixels < g.chunk_pixels ? pixels : g.chunk_pixels};
   }
@@ -153,10 +153,10 @@ struct Tiling {
 
   // Where a pixel lies in a line of shared memory: patches are set apart so that the slots of a warp, and the pixels of
   // a patch, meet no bank twice.
-  __device__ int place(int patch, int pixel) const { return patch * (pixels() + kApart) + pixel; }
+  __device__ int place(int patch, int pixel) const { return patch * (tile_pixels() + kApart) + pixel; }
 };
 
-static __global__ void start_faults(int64_t* faults, int64_t patches) {
+static __global__ void clear_faults(int64_t* faults, int64_t patches) {
   for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < patches; i += int64_t{gridDim.x} * blockDim.x) {
     faults[i * kFaults + kBadLabels] = faults[i * kFaults + kNonFinite] = 0;
     faults[i * kFaults + kLeastBadLabel] = INT64_MAX;
@@ -171,7 +171,7 @@ inline Tensor make_faults(const Tensor& like, const Geometry& g, const Launch& l
                             g.patch_columns * g.stride_width + g.patch_width}) <= INT32_MAX,
                   "images, their height and width, and num_classes must each fit into 32 bits");
   const Tensor faults = torch::stable::new_empty(like, {g.patches, kFaults}, ScalarType::Long);
-  start_faults<<<blocks(g.patches, kThreads), kThreads, 0, launch.stream>>>(data<int64_t>(faults), g.patches);
+  clear_faults<<<blocks(g.patches, kThreads), kThreads, 0, launch.stream>>>(data<int64_t>(faults), g.patches);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
   return faults;
 }

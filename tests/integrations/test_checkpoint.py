@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from torch_trf import Scorer
+from torch_trf import Sampling, Scorer
+from torch_trf.inference import Inference
 from torch_trf.integrations.checkpoint import score_checkpoint
 from torch_trf.pixels import on_one_grid
 
@@ -56,17 +57,17 @@ def by_hand(model, loader, grid="features", logits=True):
     return batches
 
 
-def quietly(model, loader, layer="backbone", **options):
-    return score_checkpoint(model, loader, layer, num_classes=K, progress=False, **options)
+def scored(model, loader, layer="backbone", **options):
+    return score_checkpoint(model, loader, layer, num_classes=K, **options)
 
 
-def repeats(scores):
-    return {name: score.repeats for name, score in scores.items()}
+def values(scores):
+    return {name: score.values for name, score in scores.items()}
 
 
 @every_grid
 def test_scores_are_those_of_the_features_by_hand(grid, pixels, model, loaders):
-    scores = quietly(model, loaders[0], metrics=ONE_PASS, logits_layer="", grid=grid)
+    scores = scored(model, loaders[0], metrics=ONE_PASS, logits_layer="", grid=grid)
     expected = Scorer(metrics=ONE_PASS, num_classes=K)(by_hand(model, loaders[0], grid))
     for name in ONE_PASS:
         assert scores[name].score == pytest.approx(expected[name].score, rel=1e-12)
@@ -75,49 +76,50 @@ def test_scores_are_those_of_the_features_by_hand(grid, pixels, model, loaders):
 
 
 def test_leep_of_a_sample_is_within_its_error(model, loaders):
-    score = quietly(model, loaders[0], metrics=("leep",), logits_layer="head", stream_pixels=150)["leep"]
+    score = scored(model, loaders[0], metrics=("leep",), logits_layer="head", stream_pixels=150)["leep"]
     exact = Scorer(metrics=("leep",), num_classes=K)(by_hand(model, loaders[0]))["leep"].score
     assert score.pixels == 150
     assert 0 < abs(score.score - exact) < 4 * score.standard_error
 
 
 def test_samples_are_those_of_the_features_by_hand_and_repeat(model, loaders):
-    options = {"metrics": ("logme", "leep"), "num_pixels": 60, "num_repeats": 3, "seed": 7}
-    scores = [quietly(model, loaders[0], logits_layer="head", **options) for _ in range(2)]
-    assert repeats(scores[0]) == repeats(scores[1])
-    assert len(set(scores[0]["logme"].repeats)) == 3
+    options = {"metrics": ("logme", "leep"), "sampling": Sampling(num_pixels=60, num_repeats=3, seed=7)}
+    scores = [scored(model, loaders[0], logits_layer="head", **options) for _ in range(2)]
+    assert values(scores[0]) == values(scores[1])
+    assert len(set(scores[0]["logme"].values)) == 3
     expected = Scorer(num_classes=K, **options)(by_hand(model, loaders[0]))
-    for name, values in repeats(expected).items():
-        assert scores[0][name].repeats == pytest.approx(values, rel=1e-12)
+    for name, each in values(expected).items():
+        assert scores[0][name].values == pytest.approx(each, rel=1e-12)
 
 
 def test_couples_with_a_source_data_set(model, loaders):
-    options = {"metrics": ("otce", "logme"), "num_source_classes": K, "num_pixels": 60, "num_repeats": 2}
-    scores = quietly(model, loaders[0], source=loaders[1], **options)
+    sampling = Sampling(num_pixels=60, num_repeats=2)
+    options = {"metrics": ("otce", "logme"), "num_source_classes": K, "sampling": sampling, "solver": "exact"}
+    scores = scored(model, loaders[0], source=loaders[1], **options)
     target, source = (by_hand(model, loader, logits=False) for loader in loaders)
     expected = Scorer(num_classes=K, **options)(target, source)
-    for name, values in repeats(expected).items():
-        assert scores[name].repeats == pytest.approx(values, rel=1e-12)
+    for name, each in values(expected).items():
+        assert scores[name].values == pytest.approx(each, rel=1e-12)
     with pytest.raises(ValueError, match="otce compares two data sets: a source is needed beside the target"):
-        quietly(model, loaders[0], **options)
+        scored(model, loaders[0], **options)
 
 
 def test_features_can_be_class_scores(model, loaders):
     options = {"metrics": ("leep", "logme")}
-    expected = repeats(quietly(model, loaders[0], "head", features_are_logits=True, **options))
-    assert repeats(quietly(model, loaders[0], "head", logits_layer="head", **options)) == expected
-    assert repeats(quietly(model, loaders[0], model.head, logits_layer="head", **options)) == expected
+    expected = values(scored(model, loaders[0], "head", features_are_logits=True, **options))
+    assert values(scored(model, loaders[0], "head", logits_layer="head", **options)) == expected
+    assert values(scored(model, loaders[0], model.head, logits_layer="head", **options)) == expected
     with pytest.raises(ValueError, match="class scores"):
-        quietly(model, loaders[0], "head", **options)
+        scored(model, loaders[0], "head", **options)
 
 
-def test_autocast_is_near_the_models_own_precision(model, loaders):
+def test_half_precision_is_near_the_models_own(model, loaders):
     dtypes = []
     model.head.register_forward_hook(lambda module, arguments, output: dtypes.append(output.dtype))
     metrics = ("logme", "hscore", "leep")
     half, full = (
-        quietly(model, loaders[0], metrics=metrics, logits_layer="head", autocast=autocast)
-        for autocast in (torch.bfloat16, None)
+        scored(model, loaders[0], metrics=metrics, logits_layer="head", inference=Inference(precision=precision))
+        for precision in ("bfloat16", "float32")
     )
     assert dtypes == [torch.bfloat16] * 3 + [torch.float32] * 3
     for name in metrics:
@@ -142,20 +144,20 @@ def test_the_model_is_afterwards_as_it_was_before(layer, model, loaders):
     before = modes(model), {name: tensor.clone() for name, tensor in model.state_dict().items()}
     assert set(before[0].values()) == {True, False}
     if layer == "backbone":
-        quietly(model, loaders[0])
+        scored(model, loaders[0])
     elif layer == "back":
         with pytest.raises(ValueError, match="the model has no layer 'back'; it has 'backbone'"):
-            quietly(model, loaders[0], layer)
+            scored(model, loaders[0], layer)
     else:
         images, labels, _ = next(iter(loaders[0]))
         with pytest.raises(ValueError, match="label 4 on 768 pixels"):
-            quietly(model, [(images, labels), (images, torch.full_like(labels, 4))], grid="labels")
+            scored(model, [(images, labels), (images, torch.full_like(labels, 4))], grid="labels")
     assert_untouched(model, *before)
 
 
 def test_the_model_is_moved_to_the_device(model, loaders, device):
-    expected = quietly(model, loaders[0])["logme"].score
-    assert quietly(model.cpu(), loaders[0], device=device)["logme"].score == pytest.approx(expected)
+    expected = scored(model, loaders[0])["logme"].score
+    assert scored(model.cpu(), loaders[0], inference=Inference(device=device))["logme"].score == pytest.approx(expected)
     assert next(model.parameters()).device.type == device.type
 
 
@@ -172,13 +174,13 @@ class Stream(IterableDataset):
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_loader_without_a_length_is_read_like_any(num_workers, model, loaders):
     stream = DataLoader(Stream(loaders[0].dataset), batch_size=2, num_workers=num_workers)
-    expected = quietly(model, loaders[0], metrics=ONE_PASS, logits_layer="head")
-    assert repeats(quietly(model, stream, metrics=ONE_PASS, logits_layer="head")) == repeats(expected)
+    expected = scored(model, loaders[0], metrics=ONE_PASS, logits_layer="head")
+    assert values(scored(model, stream, metrics=ONE_PASS, logits_layer="head")) == values(expected)
 
 
 def test_a_generator_of_batches_is_read_once(model, loaders):
     batches = ([images, labels] for images, labels, _ in loaders[0])
-    assert repeats(quietly(model, batches)) == repeats(quietly(model, loaders[0]))
+    assert values(scored(model, batches)) == values(scored(model, loaders[0]))
 
 
 IMAGES, LABELS = torch.zeros(2, 3, 16, 24), torch.zeros(2, 16, 24, dtype=torch.int64)
@@ -201,15 +203,15 @@ IMAGES, LABELS = torch.zeros(2, 3, 16, 24), torch.zeros(2, 16, 24, dtype=torch.i
 )
 def test_data_that_cannot_be_scored_are_errors(loader, message, model):
     with pytest.raises(ValueError, match=message):
-        quietly(model, loader)
+        scored(model, loader)
 
 
 def test_progress_counts_the_batches(model, loaders, capsys):
-    options = {"metrics": ("otce",), "num_source_classes": K, "num_pixels": 30}
-    score_checkpoint(model, loaders[0], "backbone", num_classes=K, source=loaders[1], **options)
+    options = {"metrics": "otce", "num_source_classes": K, "sampling": Sampling(num_pixels=30)}
+    scored(model, loaders[0], source=loaders[1], inference=Inference(progress=True), **options)
     output, progress = capsys.readouterr()
     assert output == ""
     for name in ("target", "source"):
         assert re.search(rf"{name}: 100%\S* 3/3 .*batch", progress)
-    quietly(model, loaders[0], source=loaders[1], **options)
+    scored(model, loaders[0], source=loaders[1], **options)
     assert capsys.readouterr() == ("", "")

@@ -336,6 +336,7 @@ def compiled(request, model):
     torch.compiler.reset()
 
 
+@pytest.mark.slow
 @checked_as_compiled
 @pytest.mark.parametrize("called_before", [False, True])
 def test_sees_inside_a_compiled_model(called_before, compiled, model, images, labels):
@@ -361,6 +362,7 @@ def test_a_compiled_model_is_a_layer_of_itself(compiled, images):
         assert torch.equal(features.take(compiled), output)
 
 
+@pytest.mark.slow
 @checked_as_compiled
 def test_sees_inside_a_compiled_part(model, images):
     model.eval()
@@ -464,7 +466,7 @@ def test_live_scores_are_those_of_a_folder_of_the_features(tmp_path, model, imag
             pixels = on_one_grid(features.take("head"), labels[k : k + 1])
             np.save(tmp_path / "final" / f"{k}.npy", pixels.features[0].cpu().numpy())
             np.save(tmp_path / "label" / f"{k}.npy", pixels.labels[0].cpu().numpy())
-    options = ["--metrics", "leep", "logme", "hscore", "--num_classes", str(K), "--device", "cpu"]
+    options = ["--metrics", "leep", "logme", "hscore", "--logits", "final", "--num_classes", str(K), "--device", "cpu"]
     assert main(["score", "--target", str(tmp_path), *options, "--output", str(tmp_path / "scores.json")]) == 0
     saved = json.loads((tmp_path / "scores.json").read_text())["scores"]
     assert values(metric) == pytest.approx({name: score["score"] for name, score in saved.items()}, abs=1e-6)

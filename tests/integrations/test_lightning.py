@@ -239,6 +239,7 @@ def test_a_layer_that_is_not_there_is_an_error(model, data, trainer):
     assert not hooks(model)
 
 
+@pytest.mark.slow
 def test_sees_inside_a_compiled_module(model, data, trainer):
     torch.compiler.reset()
     run = trainer(callback())

@@ -3,7 +3,6 @@
 import copy
 import io
 import pickle
-from typing import get_args
 from unittest.mock import patch
 
 import pytest
@@ -14,21 +13,20 @@ from torch import nn
 from torchmetrics import MetricCollection
 
 import torch_trf
-from torch_trf import ScoreMap, Scorer
+from torch_trf import Mapper, Sampling, ScoreMap, Scorer
 from torch_trf.integrations.torchmetrics import TransferabilityMap, TransferabilityScore
+from torch_trf.metrics import KNN, METRICS, HScore, LogME
 from torch_trf.pixels import Pixels
 from torch_trf.statistics import Faults, PixelSample
-from torch_trf.table import METRICS, MetricName
+from torch_trf.transport import Sinkhorn
 
 from ..helpers import assert_close, random_images, run_python
 
-ALL = get_args(MetricName)
 ONE_PASS = ("leep", "logme", "hscore", "regularized_hscore", "nce")
-COUPLED = ("otce", "jc_otce")
 B, K, Z, D, H, W = 5, 4, 6, 3, 8, 12
 WAYS = {  # of scoring that hold different statistics
     "all pixels": {"metrics": ONE_PASS},
-    "samples": {"metrics": ("logme", "leep"), "num_pixels": 40, "num_repeats": 2},
+    "samples": {"metrics": ("logme", "leep"), "sampling": Sampling(num_pixels=40, num_repeats=2)},
     "a stream's sample": {"metrics": ("leep",), "stream_pixels": 60},
 }
 every_way = pytest.mark.parametrize("options", WAYS.values(), ids=WAYS.keys())
@@ -97,31 +95,44 @@ every_maker = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS.keys()
 def test_scores_are_those_of_all_pixels(images, source, as_sample):
     features, labels, logits = images
     drawn = PixelSample.from_pixels(*source[0], size=1000, num_classes=K) if as_sample else source
-    metric = score(metrics=ALL, num_source_classes=K, source=drawn)
-    found = values(updated(metric, batches(images, 1, 3)))
-    assert list(found) == list(ALL)
-    for name in ALL:
-        target = (logits if METRICS[name].reads == "logits" else features, labels)
-        pixels = (*source[0], *target) if name in COUPLED else target
-        assert found[name] == pytest.approx(getattr(torch_trf, name)(*pixels, num_classes=K).item(), rel=1e-10)
+    metric = score(metrics=tuple(METRICS), num_source_classes=K, source=drawn)
+    scores = values(updated(metric, batches(images, 1, 3)))
+    assert list(scores) == list(METRICS)
+    for name, each in METRICS.items():
+        tensor = logits if each.looks[0].reads == "logits" else features
+        sides = {"source": source[0]} if each.needs_source else {}
+        assert scores[name] == pytest.approx(each(tensor, labels, **sides, num_classes=K).item(), rel=1e-10)
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        {"metrics": ("hscore", "logme"), "softmax": ("hscore",)},
-        {"metrics": ("otce", "leep"), "num_pixels": 50, "num_repeats": 3, "num_source_classes": K, "seed": 4},
-        {"metrics": ("nce", "hscore"), "num_pixels": 40, "sampling": "per_class"},
+        {"metrics": (HScore(softmax=True), "logme")},
+        {"metrics": LogME(absent_classes="include")},
+        {
+            "metrics": ("otce", "leep"),
+            "sampling": Sampling(num_pixels=50, num_repeats=3, seed=4),
+            "num_source_classes": K,
+            "solver": Sinkhorn(epsilon=0.05),
+        },
+        {"metrics": ("nce", "hscore"), "sampling": Sampling(num_pixels=40, strategy="per_class")},
         {"metrics": ("leep",), "stream_pixels": 70},
-        {"metrics": ("knn", "logme"), "softmax": ("knn",), "neighbors": 3, "num_repeats": 2},
+        {"metrics": (KNN(neighbors=3, softmax=True), "logme"), "sampling": Sampling(num_repeats=2)},
     ],
     ids=lambda options: "-".join(options),
 )
 def test_options_are_those_of_a_scorer(images, source, options):
-    own = {"source": source} if "otce" in options["metrics"] else {}
-    metric = updated(score(**options, **own), batches(images, 2))
-    scores = Scorer(**{"num_classes": K} | options)(iter([images]), *own.values())
-    assert_equal(values(metric), {name: found.score for name, found in scores.items()})
+    metric = score(**options, source=source)
+    scores = Scorer(**{"num_classes": K} | options)
+    assert metric.scorer == scores
+    expected = scores(iter([images]), source).items()
+    assert_equal(values(updated(metric, batches(images, 2))), {name: each.score for name, each in expected})
+
+
+def test_every_option_reaches_the_scorer():
+    options = {"metrics": "nce", "num_classes": 7, "num_source_classes": 5, "ignore_index": 1, "stream_pixels": 9}
+    options |= {"sampling": Sampling(num_pixels=40, seed=1), "solver": "exact", "progress": True}
+    assert TransferabilityScore(**options).scorer == Scorer(**options)
 
 
 def test_results_are_numbers_on_the_device(images, device):
@@ -135,6 +146,7 @@ def whole(images):
     return {name: values(updated(score(**options), [images])) for name, options in WAYS.items()}
 
 
+@pytest.mark.slow
 @settings(max_examples=10)
 @given(cuts=st.sets(st.integers(1, B - 1)))
 def test_scores_do_not_depend_on_the_batches(images, whole, cuts):
@@ -183,15 +195,15 @@ def test_of_a_model_that_it_is_attached_to(images):
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        ({"metrics": ("leap",)}, "metrics: 'leap' is none of leep"),
+        ({"metrics": ("leap",)}, "'leap' is none of leep"),
         ({"metrics": ("otce",)}, "otce needs num_source_classes"),
         ({"metrics": ("logme", "otce"), "num_source_classes": K}, "otce .* needs a source, and was given none"),
         (
             {"metrics": ("jc_otce",), "num_source_classes": K, "source": iter([])},
             "jc_otce .* needs a source, and was given an iterator",
         ),
-        ({"device": "cpu"}, "Unexpected keyword arguments: `device`"),
-        ({"all_ranks": True}, "Unexpected keyword arguments: `all_ranks`"),
+        ({"num_pixel": 50}, "TransferabilityScore: Unexpected keyword arguments: `num_pixel`"),
+        ({"device": "cpu", "all_ranks": True}, "TransferabilityScore: Unexpected .*: `all_ranks`, `device`"),
     ],
 )
 def test_refuses_options(options, word):
@@ -252,8 +264,8 @@ def test_forward_gives_the_batch_and_adds_it(images, options):
     for features, labels, logits in batches(images, 1, 3):
         pixels = Pixels(features, labels, logits, offset=seen)  # a pixel is drawn by its place in the whole stream
         alone = Scorer(num_classes=K, **options)(iter([pixels]))
-        found = forward(features, labels, logits)
-        assert {name: value.item() for name, value in found.items()} == pytest.approx(
+        of_batch = forward(features, labels, logits)
+        assert {name: value.item() for name, value in of_batch.items()} == pytest.approx(
             {name: value.score for name, value in alone.items()}, rel=1e-10
         )
         update.update(features, labels, logits)
@@ -393,11 +405,15 @@ def test_a_foreign_field_of_a_statistic_is_told(images):
     metric = updated(score(), [images])
     metric.persistent(True)
     with pytest.raises(ValueError, match=r"not the state of Moments: .*unknown \['spare'\]"):
-        score().load_state_dict(metric.state_dict() | {"moments.spare": torch.zeros(1)})
+        score().load_state_dict(metric.state_dict() | {"Moments(features).spare": torch.zeros(1)})
 
 
 @pytest.mark.parametrize(
-    ("metrics", "word"), [(("nce",), "Unexpected key.*moments"), (("logme", "nce"), "Missing key.*hard_mass")]
+    ("metrics", "word"),
+    [
+        (("nce",), r"Unexpected key.*Moments\(features\)"),
+        (("logme", "nce"), r"Missing key.*JointMass\(logits, hard=True\)"),
+    ],
 )
 def test_a_checkpoint_of_other_metrics_is_told(images, metrics, word):
     metric = updated(score(metrics=("logme",)), [images])
@@ -433,7 +449,12 @@ def test_a_copy_of_a_fresh_metric_is_fresh(images):
 
 
 def collection(**options):
-    metrics = {"a": score(), "b": score(num_pixels=40), "c": score(metrics=("logme",)), "map": make_map()}
+    metrics = {
+        "a": score(),
+        "b": score(sampling=Sampling(num_pixels=40)),
+        "c": score(metrics=("logme",)),
+        "map": make_map(),
+    }
     return MetricCollection(metrics, **options)
 
 
@@ -446,14 +467,16 @@ def test_a_collection_computes_each_as_if_alone(images):
     metrics = collection(prefix="val_")
     for batch in batches(images[:2], 1, 3):
         metrics.update(*batch)
-    found = metrics.compute()
+    scores = metrics.compute()
     assert len(metrics.compute_groups) == 4
     alone = updated(score(), batches(images[:2], 1, 3)).compute()
-    assert_close(found["val_a_logme"], alone["logme"])
-    assert_close(found["val_a_hscore"], alone["hscore"])
-    assert_close(found["val_b_logme"], updated(score(num_pixels=40), [images[:2]]).compute()["logme"])
-    assert_close(found["val_c_logme"], alone["logme"])
-    assert_close(found["val_map"].values, values(updated(make_map(), [images[:2]])), equal_nan=True)
+    assert_close(scores["val_a_logme"], alone["logme"])
+    assert_close(scores["val_a_hscore"], alone["hscore"])
+    assert_close(
+        scores["val_b_logme"], updated(score(sampling=Sampling(num_pixels=40)), [images[:2]]).compute()["logme"]
+    )
+    assert_close(scores["val_c_logme"], alone["logme"])
+    assert_close(scores["val_map"].values, values(updated(make_map(), [images[:2]])), equal_nan=True)
 
 
 def test_a_collection_forwards_and_resets(images):
@@ -527,8 +550,8 @@ def test_updates_inside_and_outside_of_inference_mode(images, make, inside):
 def test_autocast_changes_nothing(images, device, make):
     metric, expected = make(), updated(make(), batches(images, 2))
     with torch.autocast(device.type, torch.bfloat16):
-        found = values(updated(metric, batches(images, 2)))
-    torch.testing.assert_close(found, values(expected), rtol=0, atol=0, equal_nan=True)
+        actual = values(updated(metric, batches(images, 2)))
+    torch.testing.assert_close(actual, values(expected), rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("call", ["update", "forward"])
@@ -540,6 +563,7 @@ def test_holds_no_graph(images, make, call):
     assert all(tensor.grad_fn is None and not tensor.requires_grad for tensor in tensors(metric))
 
 
+@pytest.mark.slow
 def test_what_it_holds_does_not_grow_with_the_pixels(device):
     metric, held = score(metrics=("logme", "leep"), stream_pixels=50, features_are_logits=True), []
     for seed in range(200):
@@ -549,22 +573,27 @@ def test_what_it_holds_does_not_grow_with_the_pixels(device):
     assert max(held) < 2 * full
 
 
-@pytest.mark.parametrize("metric", ["logme", "hscore", "regularized_hscore", "nce"])
+@pytest.mark.parametrize("metric", ["logme", HScore(softmax=True), "regularized_hscore", "nce"])
 @pytest.mark.parametrize("options", [{"patch_size": 4}, {"patch_size": (4, 6), "stride": (2, 3)}])
 def test_map_is_that_of_all_images(images, metric, options):
-    made = updated(make_map(metric, **options), batches(images, 1, 3)).compute()
-    reads = images[2] if metric == "nce" else images[0]
-    expected = torch_trf.transferability_map(metric, reads, images[1], num_classes=K, **options)
-    assert_close(made.values, expected.values, equal_nan=True)
-    assert torch.equal(made.valid, expected.valid)
-    assert torch.equal(made.count, expected.count)
+    score_map = updated(make_map(metric, **options), batches(images, 1, 3)).compute()
+    expected = torch_trf.transferability_map(metric, *images, num_classes=K, **options)
+    assert_close(score_map.values, expected.values, equal_nan=True)
+    assert torch.equal(score_map.valid, expected.valid)
+    assert torch.equal(score_map.count, expected.count)
     for name in ("metric", "unit", "patch_size", "stride", "image_size"):
-        assert getattr(made, name) == getattr(expected, name)
+        assert getattr(score_map, name) == getattr(expected, name)
+
+
+def test_options_of_a_map_are_those_of_a_mapper():
+    options = {"stride": 2, "ignore_index": 7, "min_pixels": 3, "fill_value": -1.0}
+    metric = make_map(LogME(absent_classes="include"), **options)
+    assert metric.mapper == Mapper(metric=LogME(absent_classes="include"), patch_size=4, num_classes=K, **options)
 
 
 def test_map_of_features_that_are_logits(images):
-    made = updated(make_map("nce", features_are_logits=True), [images[:2]])
-    assert_equal(values(made), values(updated(make_map("nce"), [(images[0], images[1], images[0])])))
+    score_map = updated(make_map("nce", features_are_logits=True), [images[:2]])
+    assert_equal(values(score_map), values(updated(make_map("nce"), [(images[0], images[1], images[0])])))
 
 
 def test_map_on_the_grid_that_is_chosen(images):
@@ -572,9 +601,9 @@ def test_map_on_the_grid_that_is_chosen(images):
     features = torch.randn(B, D, H // 2, W // 2, device=labels.device)
     at_labels = nn.functional.interpolate(features, (H, W), mode="bilinear")
     for options, pixels in (({}, (features, labels[:, 1::2, 1::2])), ({"grid": "labels"}, (at_labels, labels))):
-        made = values(updated(make_map(**options), batches((features, labels), 2)))
+        actual = values(updated(make_map(**options), batches((features, labels), 2)))
         expected = torch_trf.transferability_map("logme", *pixels, patch_size=4, num_classes=K)
-        assert_close(made, expected.values, equal_nan=True)
+        assert_close(actual, expected.values, equal_nan=True)
 
 
 @pytest.mark.parametrize(
@@ -582,10 +611,11 @@ def test_map_on_the_grid_that_is_chosen(images):
     [
         ({"metric": "leep"}, "leep looks at pixels twice or at two data sets: map it by torch_trf.Mapper"),
         ({"metric": "otce"}, "otce looks at pixels twice or at two data sets: map it by torch_trf.Mapper"),
-        ({"metric": "leap"}, "metric: 'leap' is none of leep"),
+        ({"metric": "leap"}, "'leap' is none of leep"),
         ({"metric": "knn"}, "metric: 'knn' has no map"),
         ({"patch_size": 0}, "patch_size must be at least 1 pixel"),
-        ({"pool": "image"}, "Unexpected keyword arguments: `pool`"),
+        ({"pool": "image"}, "TransferabilityMap: Unexpected keyword arguments: `pool`"),
+        ({"first_look": "patch"}, "TransferabilityMap: Unexpected keyword arguments: `first_look`"),
     ],
 )
 def test_map_refuses_options(arguments, word):
@@ -626,18 +656,18 @@ def look_for_scores(features, labels, logits, offset):
     return scorer.statistics(Pixels(features, labels, logits, offset=offset))
 
 for function in (look, look_for_scores):
-    def update(known, *pixels):
-        return {name: known[name] + statistic for name, statistic in function(*pixels).items()}
+    def update(totals, *pixels):
+        return {name: totals[name] + statistic for name, statistic in function(*pixels).items()}
 
     batches = [(torch.randn(2, 5, 4, 6), torch.randint(0, 3, (2, 4, 6)), torch.randn(2, 4, 4, 6)) for _ in range(3)]
-    found = expected = function(*batches[0], 0)
+    actual = expected = function(*batches[0], 0)
     compiled = torch.compile(update, fullgraph=True, backend="eager")
     for offset, batch in ((48, batches[1]), (96, batches[2])):
-        found, expected = compiled(found, *batch, offset), update(expected, *batch, offset)
+        actual, expected = compiled(actual, *batch, offset), update(expected, *batch, offset)
     for name, statistic in expected.items():
-        torch.testing.assert_close(found[name].state(), statistic.state(), rtol=0, atol=0)
+        torch.testing.assert_close(actual[name].state(), statistic.state(), rtol=0, atol=0)
     batches[2][1][0, 0, :2] = 99
-    for statistic in compiled(found, *batches[2], 144).values():
+    for statistic in compiled(actual, *batches[2], 144).values():
         try:
             statistic.faults.check(3, 255)
         except ValueError as error:
@@ -645,6 +675,7 @@ for function in (look, look_for_scores):
 """
 
 
+@pytest.mark.slow
 def test_updates_compile_without_a_graph_break(tmp_path):
     """In an interpreter of its own: where signatures are checked nothing compiles whole."""
     done = run_python(COMPILED, folder=tmp_path)
@@ -669,7 +700,7 @@ def test_the_state_of_a_fresh_metric_makes_another_fresh(images):
     assert_equal(values(updated(metric, [images])), values(updated(score(), [images])))
 
 
-@pytest.mark.parametrize("key", ["height", "num_classes", "moments.origin"])
+@pytest.mark.parametrize("key", ["height", "num_classes", "Moments(features).origin"])
 def test_a_state_that_lacks_something_is_told(images, key):
     metric = updated(score(), [images])
     metric.persistent(True)

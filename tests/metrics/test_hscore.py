@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 
-from torch_trf import metrics
+from torch_trf.metrics import HScore
 from torch_trf.statistics import Moments
 
 from .. import references
@@ -12,7 +12,7 @@ from ..helpers import SIZES, arrays, assert_close, random_pixels
 
 
 def hscore(features, labels, num_classes, **options):
-    return metrics.hscore(Moments.from_pixels(features, labels, num_classes=num_classes), **options)
+    return HScore(**options).score(Moments.from_pixels(features, labels, num_classes=num_classes))
 
 
 @pytest.mark.parametrize("rcond", [1e-5, 0.2])

@@ -5,8 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torch_trf import metrics
-from torch_trf.metrics import _knn
+from torch_trf.metrics import KNN, _knn
 from torch_trf.statistics import PixelSample
 
 from .. import references
@@ -19,7 +18,7 @@ def sample(features, labels, size=None, **options):
 
 
 def knn(features, labels, **options):
-    return metrics.knn(sample(features, labels), **options)
+    return KNN(**options).score(sample(features, labels))
 
 
 def lattice(count, channels, classes, *, device, seed=0):
@@ -83,9 +82,9 @@ def test_equal_pixels_are_equally_near_wherever_they_stand(device):
 @pytest.mark.parametrize("distances", [1, 400, 4_100, 30_000])
 def test_blocks_of_pixels_change_nothing(distances, device, monkeypatch):
     drawn = sample(*random_pixels(200, 5, 4, device=device), size=101, num_repeats=2, seed=3)
-    whole = metrics.knn(drawn)
+    whole = KNN().score(drawn)
     monkeypatch.setattr(_knn, "DISTANCES", distances)
-    assert_close(metrics.knn(drawn), whole)
+    assert_close(KNN().score(drawn), whole)
 
 
 # Samples
@@ -98,17 +97,17 @@ def test_places_without_a_pixel_do_not_count(device):
     drawn = sample(features, ignored)
     assert drawn.count < len(drawn.labels)
     expected = references.knn(*arrays(features[ignored != 255], labels[ignored != 255]))
-    assert_close(metrics.knn(drawn), expected)
+    assert_close(KNN().score(drawn), expected)
     nothing_there = (drawn.labels < 0).unsqueeze(-1)
-    assert_close(metrics.knn(drawn.with_features(drawn.features.masked_fill(nothing_there, torch.nan))), expected)
+    assert_close(KNN().score(drawn.with_features(drawn.features.masked_fill(nothing_there, torch.nan))), expected)
 
 
 @pytest.mark.parametrize("batch", [(), (2,), (1, 2)])
 def test_leading_dimensions_are_independent(batch, device):
     entries = [sample(*random_pixels(30, 4, 3, seed=i, device=device)) for i in range(torch.Size(batch).numel())]
-    score = metrics.knn(nest(entries, batch))
+    score = KNN().score(nest(entries, batch))
     assert score.shape == batch
-    assert_close(score.flatten(), torch.stack([metrics.knn(entry) for entry in entries]))
+    assert_close(score.flatten(), torch.stack([KNN().score(entry) for entry in entries]))
 
 
 @pytest.mark.parametrize("count", [0, 1])
@@ -117,8 +116,8 @@ def test_without_another_pixel_it_is_nan(count, device):
     alone = labels.clone()
     alone[count:] = 255
     both = nest([sample(features, alone), sample(features, labels)], (2,))
-    assert metrics.knn(both).isnan().tolist() == [True, False]
-    assert metrics.knn(both.nothing(device)).isnan().all()
+    assert KNN().score(both).isnan().tolist() == [True, False]
+    assert KNN().score(both.nothing(device)).isnan().all()
 
 
 def test_distances_that_overflow_are_nan(device):

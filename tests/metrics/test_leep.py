@@ -4,14 +4,14 @@ import math
 
 import torch
 
-from torch_trf import metrics
+from torch_trf.metrics import LEEP
 
 from .. import references
 from ..helpers import arrays, assert_close, log_likelihood
 
 
 def leep(logits, labels, num_classes):
-    return metrics.leep(log_likelihood(logits, labels, num_classes=num_classes))
+    return LEEP().score(log_likelihood(logits, labels, num_classes=num_classes))
 
 
 def test_matches_equations(pixels):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from torch_trf import metrics
+from torch_trf.metrics import LogME
 from torch_trf.statistics import Moments
 
 from .. import references
@@ -16,7 +16,7 @@ EPSILON = 1e-5
 
 
 def logme(features, labels, num_classes, **options):
-    return metrics.logme(Moments.from_pixels(features, labels, num_classes=num_classes), **options)
+    return LogME(**options).score(Moments.from_pixels(features, labels, num_classes=num_classes))
 
 
 @pytest.mark.parametrize("absent_classes", ["skip", "include"])
@@ -81,15 +81,15 @@ def test_finite_with_fewer_pixels_than_channels_at_any_scale(count, channels, sc
 def test_by_class_is_the_evidence_for_each_class(pixels):
     features, labels = arrays(*pixels)
     moments = Moments.from_pixels(*pixels, num_classes=9)
-    found = metrics.logme_by_class(moments)
-    assert (found.shape, found.dtype) == ((9,), torch.float64)
-    for k, value in enumerate(found):
+    evidences = LogME().by_class(moments)
+    assert (evidences.shape, evidences.dtype) == ((9,), torch.float64)
+    for k, value in enumerate(evidences):
         if (labels == k).any():
             expected = evidence(features, (labels == k).astype(float)) / len(labels)
             assert_close(value, expected, rtol=1e-7)
         else:
             assert value.isnan()
-    assert_close(found.nanmean(), metrics.logme(moments), rtol=1e-12)
+    assert_close(evidences.nanmean(), LogME().score(moments), rtol=1e-12)
 
 
 @pytest.mark.parametrize("batch", [(), (2,), (1, 2)])
@@ -98,20 +98,20 @@ def test_by_class_along_leading_dimensions(batch, device):
         Moments.from_pixels(*random_pixels(30, 4, 3, seed=i, device=device), num_classes=4)
         for i in range(torch.Size(batch).numel())
     ]
-    found = metrics.logme_by_class(nest(entries, batch))
-    assert found.shape == (*batch, 4)
-    alone = torch.stack([metrics.logme_by_class(entry) for entry in entries])
-    assert_close(found.flatten(0, -2) if batch else found[None], alone, equal_nan=True)
+    evidences = LogME().by_class(nest(entries, batch))
+    assert evidences.shape == (*batch, 4)
+    alone = torch.stack([LogME().by_class(entry) for entry in entries])
+    assert_close(evidences.flatten(0, -2) if batch else evidences[None], alone, equal_nan=True)
 
 
 def test_by_class_of_no_pixel_is_nan(device):
     features, labels = torch.ones(3, 2, device=device), torch.full((3,), 255, device=device)
-    assert metrics.logme_by_class(Moments.from_pixels(features, labels, num_classes=2)).isnan().all()
+    assert LogME().by_class(Moments.from_pixels(features, labels, num_classes=2)).isnan().all()
 
 
 def test_by_class_tells_which_class_features_tell(device):
     labels = torch.arange(90, device=device) % 3
     noise = 0.3 * torch.randn(90, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     features = torch.cat([(labels == 2).double()[:, None], noise.to(device)], 1)
-    found = metrics.logme_by_class(Moments.from_pixels(features, labels, num_classes=3))
-    assert found.argmax() == 2
+    evidences = LogME().by_class(Moments.from_pixels(features, labels, num_classes=3))
+    assert evidences.argmax() == 2

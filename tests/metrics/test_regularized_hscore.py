@@ -3,7 +3,7 @@
 import torch
 from hypothesis import given
 
-from torch_trf import metrics
+from torch_trf.metrics import HScore, RegularizedHScore
 from torch_trf.statistics import Moments
 
 from .. import references
@@ -11,7 +11,7 @@ from ..helpers import SIZES, arrays, assert_close, random_pixels
 
 
 def regularized_hscore(features, labels, num_classes):
-    return metrics.regularized_hscore(Moments.from_pixels(features, labels, num_classes=num_classes))
+    return RegularizedHScore().score(Moments.from_pixels(features, labels, num_classes=num_classes))
 
 
 def test_matches_definition(pixels):
@@ -20,7 +20,7 @@ def test_matches_definition(pixels):
 
 def test_one_channel_is_not_shrunk(device):
     features, labels = random_pixels(30, 1, 3, device=device)
-    plain = metrics.hscore(Moments.from_pixels(features, labels, num_classes=3))
+    plain = HScore().score(Moments.from_pixels(features, labels, num_classes=3))
     assert_close(regularized_hscore(features, labels, num_classes=3), plain * 30 / 29)  # divisors N and N - 1
 
 
@@ -45,5 +45,5 @@ def test_directions_of_rounding_alone_explain_nothing(device):
     features = torch.randn(3000, 2, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 1000
     images = features.mT.unsqueeze(2).to(device)
     labels = torch.tensor([0, 1], device=device).expand(3000, 1, 2)
-    moments = Moments.from_pixels(images, labels, num_classes=2, pool_batch=False)
-    assert_close(metrics.regularized_hscore(moments), torch.full((3000,), 2.0), rtol=1e-6)
+    moments = Moments.from_pixels(images, labels, num_classes=2, pool="image")
+    assert_close(RegularizedHScore().score(moments), torch.full((3000,), 2.0), rtol=1e-6)

@@ -54,10 +54,10 @@ def test_matches_reference(size, scale, device):
 @pytest.mark.parametrize("size", PROBLEMS.values(), ids=PROBLEMS.keys())
 def test_matches_the_regression_itself(size, device):
     features, labels = random_pixels(**size, device=device)
-    found = logme_evidence(*regressions(features, labels, size["classes"]), **CONSTANTS)
+    actual = logme_evidence(*regressions(features, labels, size["classes"]), **CONSTANTS)
     x, y = features.cpu().numpy(), labels.cpu().numpy()
     for k in np.unique(y):  # LU factors of A are good to about 1e-9 here
-        assert_close(found[k], evidence(x, (y == k).astype(float)) / len(y), rtol=1e-7)
+        assert_close(actual[k], evidence(x, (y == k).astype(float)) / len(y), rtol=1e-7)
 
 
 @pytest.mark.parametrize("max_iterations", [1, 2, 100])
@@ -68,9 +68,9 @@ def test_iterations_and_constants(max_iterations, device):
 
 def test_what_is_not_included_is_zero(device):
     sigma, projected, outside, count, included = random_problem(device, count=50, channels=6, classes=3)
-    all_of_them = logme_evidence(sigma, projected, outside, count, torch.ones_like(included), **CONSTANTS)
+    every_class = logme_evidence(sigma, projected, outside, count, torch.ones_like(included), **CONSTANTS)
     some = logme_evidence(sigma, projected, outside, count, torch.arange(3, device=device) == 1, **CONSTANTS)
-    assert some[1] == all_of_them[1]
+    assert some[1] == every_class[1]
     assert some[[0, 2]].tolist() == [0, 0]
 
 
@@ -79,17 +79,17 @@ def test_an_absent_class_may_be_included(device):
     sigma, projected, outside, count, _ = regressions(features, labels, 5)
     included = torch.ones(5, dtype=torch.bool, device=device)
     assert_matches(sigma, projected, outside, count, included)
-    found = logme_evidence(sigma, projected, outside, count, included, **CONSTANTS)
-    assert found[3] == found[4] > found[:3].max()
+    actual = logme_evidence(sigma, projected, outside, count, included, **CONSTANTS)
+    assert actual[3] == actual[4] > actual[:3].max()
 
 
 def test_no_pixel_is_nan(device):
     zeros = torch.zeros(2, 3, dtype=torch.float64, device=device)
     count = torch.zeros((), dtype=torch.float64, device=device)
     included = torch.tensor([True, False], device=device)
-    found = logme_evidence(zeros[0], zeros, zeros[:, 0], count, included, **CONSTANTS)
-    assert found[0].isnan()
-    assert found[1] == 0
+    actual = logme_evidence(zeros[0], zeros, zeros[:, 0], count, included, **CONSTANTS)
+    assert actual[0].isnan()
+    assert actual[1] == 0
 
 
 @pytest.mark.parametrize("batch", [(), (2,), (1, 2), (3, 2), (0,)])
@@ -97,9 +97,9 @@ def test_leading_dimensions_are_independent(batch, device):
     number = torch.Size(batch).numel()
     problems = [random_problem(device, count=30 + 9 * i, channels=6, classes=3, seed=i) for i in range(number or 1)]
     problem = [torch.stack(part)[:number].reshape((*batch, *part[0].shape)) for part in zip(*problems, strict=True)]
-    found = logme_evidence(*problem, **CONSTANTS)
-    assert found.shape == (*batch, 3)
-    for row, alone in zip(found.reshape(-1, 3), problems, strict=False):
+    actual = logme_evidence(*problem, **CONSTANTS)
+    assert actual.shape == (*batch, 3)
+    for row, alone in zip(actual.reshape(-1, 3), problems, strict=False):
         assert torch.equal(row, logme_evidence(*alone, **CONSTANTS))
 
 

@@ -64,8 +64,8 @@ def test_mass_is_the_number_of_pixels_that_count(hard, device):
     logits, labels = faulty_images(3, 5, 6, 8, device=device)
     counts = ((labels >= 0) & (labels < CLASSES) & logits.isfinite().all(1)).double()
     cells = counts.unfold(1, 3, 3).unfold(2, 4, 4).sum((-1, -2))
-    found = patch_joint_mass(logits, labels, CLASSES, 3, 4, False, IGNORED, hard)
-    assert_close(found.mass.sum((-1, -2)), cells)
+    actual = patch_joint_mass(logits, labels, CLASSES, 3, 4, False, IGNORED, hard)
+    assert_close(actual.mass.sum((-1, -2)), cells)
 
 
 @both_masses
@@ -73,9 +73,9 @@ def test_mass_is_the_number_of_pixels_that_count(hard, device):
 def test_a_logit_that_is_not_finite_leaves_its_pixel_out(value, hard, device):
     logits, labels = torch.zeros(1, 3, 1, 4, device=device), torch.zeros(1, 1, 4, dtype=torch.int64, device=device)
     logits[0, 1, 0, 2] = value
-    found = patch_joint_mass(logits, labels, 1, 1, 2, True, IGNORED, hard)
-    assert found.mass.sum((-1, -2)).tolist() == [[2, 1]]
-    assert found.faults[..., 3].tolist() == [[0, 1]]
+    actual = patch_joint_mass(logits, labels, 1, 1, 2, True, IGNORED, hard)
+    assert actual.mass.sum((-1, -2)).tolist() == [[2, 1]]
+    assert actual.faults[..., 3].tolist() == [[0, 1]]
 
 
 @pytest.mark.parametrize("scale", [30.0, 1e3, 1e30])

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from torch_trf._ops import _patch_moments, patch_moments
-from torch_trf._ops._many_channels import BLOCK_CHANNELS, CHUNK_NUMBERS, FEWEST_CHANNELS
+from torch_trf._ops._many_channels import BLOCK_CHANNELS, FEWEST_CHANNELS, TILE_NUMBERS
 from torch_trf._ops._patch_moments import patch_moments_reference
 
 from ..helpers import (
@@ -24,7 +24,7 @@ from ..helpers import (
 )
 
 CLASSES = 4
-CHUNK = CHUNK_NUMBERS // FEWEST_CHANNELS  # pixels
+TILE = TILE_NUMBERS // FEWEST_CHANNELS  # pixels
 MANY = FEWEST_CHANNELS + BLOCK_CHANNELS // 2  # channels: blocks of different size
 SHAPES = {  # B, D, H, W and the cell
     "one pixel": (1, 1, 1, 1, 1, 1),
@@ -36,8 +36,8 @@ SHAPES = {  # B, D, H, W and the cell
     "many channels": (1, 70, 6, 8, 3, 4),
     "whole images of many channels": (3, MANY, 5, 6, 5, 6),
     "cells of many channels": (2, FEWEST_CHANNELS, 5, 6, 5, 3),
-    "several products of images": (5, FEWEST_CHANNELS, 10, CHUNK // 25, 10, CHUNK // 25),
-    "several products of an image": (2, FEWEST_CHANNELS, 3, CHUNK // 2 + 1, 3, CHUNK // 2 + 1),
+    "several products of images": (5, FEWEST_CHANNELS, 10, TILE // 25, 10, TILE // 25),
+    "several products of an image": (2, FEWEST_CHANNELS, 3, TILE // 2 + 1, 3, TILE // 2 + 1),
     "several tiles": (2, 2, 40, 30, 20, 30),
     "several chunks": (2, 2, 130, 129, 130, 129),
 }
@@ -95,9 +95,9 @@ def test_a_cell_is_an_image_of_its_own(pool_batch, device):
     cells = patch_moments(features, labels, CLASSES, 3, 4, pool_batch, IGNORED)
     part = (..., slice(3, 6), slice(4, 8))
     alone = patch_moments(features[part], labels[part], CLASSES, 3, 4, pool_batch, IGNORED)
-    for found, expected in zip(cells, alone, strict=True):
+    for actual, expected in zip(cells, alone, strict=True):
         at = (1, 1) if pool_batch else (slice(None), 1, 1)
-        torch.testing.assert_close(found[at], expected[(0, 0) if pool_batch else (slice(None), 0, 0)])
+        torch.testing.assert_close(actual[at], expected[(0, 0) if pool_batch else (slice(None), 0, 0)])
 
 
 @pytest.mark.usefixtures("kernel")
@@ -155,6 +155,7 @@ def test_no_gradient_flows_through_many_channels(device):
         moments.gram.sum().backward()
 
 
+@pytest.mark.slow
 def test_compiles_into_one_graph():
     """In another Python: the run-time check of shapes does not compile."""
     code = f"""

@@ -14,11 +14,11 @@ from torch_trf._ops import LARGEST_INT64, LEAST_INT64
 from ..helpers import IGNORED, random_images, run_python
 
 PACKAGE = Path(torch_trf.__file__).parent
-CONDITIONAL = torch.full((2, 2, 4, 3), 0.25, dtype=torch.float64)
+TARGET_GIVEN_SOURCE = torch.full((2, 2, 4, 3), 0.25, dtype=torch.float64)
 PIXEL_OPS = {  # the arguments after features and labels
     "patch_moments": (4, 3, 2, True, 255),
     "patch_joint_mass": (4, 3, 2, True, 255, False),
-    "patch_log_likelihood": (CONDITIONAL, 3, 2, 3, 4, True, 255),
+    "patch_log_likelihood": (TARGET_GIVEN_SOURCE, 3, 2, 3, 4, True, 255),
 }
 SOLVERS = {
     "eigenbasis": (torch.eye(3).double().expand(2, 3, 3), torch.ones(2, 4, 3).double()),
@@ -50,7 +50,7 @@ def sums_of(name, features, labels):
     arguments = {
         "patch_moments": (4, height, width, True, IGNORED),
         "patch_joint_mass": (4, height, width, True, IGNORED, False),
-        "patch_log_likelihood": (CONDITIONAL[:1, :1].to(features.device), *[height, width] * 2, True, IGNORED),
+        "patch_log_likelihood": (TARGET_GIVEN_SOURCE[:1, :1].to(features.device), *[height, width] * 2, True, IGNORED),
     }
     return getattr(_ops, name)(features, labels, *arguments[name])
 
@@ -66,10 +66,10 @@ def test_schema_shapes_and_tracing(name, device):
 @every_op
 def test_backward_is_an_error(name, device):
     first, *others = arguments_of(name, device)
-    found = getattr(torch.ops.torch_trf, name)(first.requires_grad_(), *others)
-    found = found if isinstance(found, torch.Tensor) else next(x for x in found if x.requires_grad)
+    outputs = getattr(torch.ops.torch_trf, name)(first.requires_grad_(), *others)
+    outputs = outputs if isinstance(outputs, torch.Tensor) else next(x for x in outputs if x.requires_grad)
     with pytest.raises(RuntimeError, match=f"torch_trf::{name} has no backward"):
-        found.sum().backward()
+        outputs.sum().backward()
 
 
 @pytest.mark.parametrize("pool_batch", [True, False])
@@ -79,13 +79,13 @@ def test_no_image(name, pool_batch, device):
     others[-3 if name == "patch_joint_mass" else -2] = pool_batch
     if name == "patch_log_likelihood":
         others[0] = others[0] if pool_batch else others[0][None][:0]
-    found = getattr(_ops, name)(features[:0], labels[:0], *others)
+    outputs = getattr(_ops, name)(features[:0], labels[:0], *others)
     grid = (2, 3) if name != "patch_log_likelihood" else (2, 2)
     batch = grid if pool_batch else (0, *grid)
-    for tensor in found[:-1]:
+    for tensor in outputs[:-1]:
         assert tensor.shape[: len(batch)] == batch
         assert not tensor.any()
-    assert found.faults.tolist() == torch.tensor([0, LARGEST_INT64, LEAST_INT64, 0]).expand(*batch, 4).tolist()
+    assert outputs.faults.tolist() == torch.tensor([0, LARGEST_INT64, LEAST_INT64, 0]).expand(*batch, 4).tolist()
 
 
 @every_pixel_op
@@ -139,6 +139,57 @@ def test_no_class_is_an_error(name):
         getattr(_ops, name)(features, labels, 0, *others)
 
 
+@pytest.mark.usefixtures("annotations_unchecked")
+@pytest.mark.parametrize(
+    ("name", "place", "value", "message"),
+    [
+        (
+            "eigenbasis",
+            0,
+            torch.ones(2, 3, 4).double(),
+            r"matrix must be .* \[2, 4, 4\] on cpu, not .*3, 4\]",
+        ),
+        ("eigenbasis", 0, torch.ones(2, 3, 3), "not torch.float32"),
+        ("eigenbasis", 1, torch.ones(1, 4, 3).double(), r"rows must be .* \[2, 4, 3\] on cpu, not .* \[1, 4, 3\]"),
+        ("eigenbasis", 1, torch.ones(2, 4, 3, dtype=torch.float64, device="meta"), "on cpu, not .* on meta"),
+        ("logme_evidence", 0, torch.ones(3).double(), r"sigma must be .* \[2, 3\] on cpu, not .* \[3\]"),
+        ("logme_evidence", 1, torch.ones(2, 3, 3).double(), r"projected must be .* \[2, 4, 3\]"),
+        ("logme_evidence", 2, torch.ones(2, 4), r"outside must be .*, not torch.float32"),
+        ("logme_evidence", 3, torch.ones(2), r"count must be .*, not torch.float32"),
+        ("logme_evidence", 4, torch.ones(2, 4), r"included must be torch.bool \[2, 4\] on cpu, not torch.float32"),
+    ],
+)
+def test_what_a_solver_does_not_take_is_an_error(name, place, value, message):
+    arguments = arguments_of(name, "cpu")
+    arguments[place] = value
+    constants = dict(zip(("epsilon", "tolerance", "max_iterations"), arguments[5:], strict=name == "logme_evidence"))
+    with pytest.raises(ValueError, match=message):
+        getattr(_ops, name)(*arguments[:5], **constants)
+
+
+@pytest.mark.usefixtures("kernel")
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("patch_moments", {1: torch.zeros(1, 4, 5, dtype=torch.int64)}, r"\[2, 3, 6, 6\] .* \[1, 4, 5\]"),
+        ("patch_moments", {0: torch.zeros(2, 3, 6, 6, dtype=torch.int32)}, "float16 or bfloat16, not Int"),
+        ("patch_joint_mass", {1: torch.zeros(2, 6, 6, dtype=torch.int16)}, "int64, int32 or uint8, not Short"),
+        ("patch_joint_mass", {3: 7}, "7 x 2 pixels does not fit into 6 x 6"),
+        ("patch_log_likelihood", {2: TARGET_GIVEN_SOURCE[:1]}, r"target_given_source \[1, 2, 4, 3\] .* 4 patches"),
+        ("eigenbasis", {1: torch.ones(1, 4, 3).double()}, r"\[2, 3, 3\] and rows \[1, 4, 3\]"),
+        ("eigenbasis", {1: torch.ones(2, 4, 3)}, r"not Float \[2, 4, 3\]"),
+        ("logme_evidence", {1: torch.ones(2, 3, 3).double()}, r"projected \[2, 3, 3\]"),
+    ],
+)
+def test_a_kernel_never_reads_beyond_its_tensors(name, change, message):
+    """It is called past the checks in Python, as anybody can call an op of PyTorch."""
+    arguments = arguments_of(name, "cpu")
+    for place, value in change.items():
+        arguments[place] = value
+    with pytest.raises(RuntimeError, match=message):
+        getattr(torch.ops.torch_trf, name)(*arguments)
+
+
 REPORT = "import torch_trf; print(torch_trf.has_extension('cpu'), torch_trf.has_extension('cuda'), torch_trf.__file__)"
 
 
@@ -149,11 +200,13 @@ def bare_package(tmp_path):
     return Path(shutil.copytree(PACKAGE, tmp_path / "torch_trf", ignore=ignore))
 
 
+@pytest.mark.slow
 def test_reference_on_request(tmp_path):
     result = run_python(REPORT, folder=tmp_path, TORCH_TRF_NO_EXT="1")
     assert result.stdout.startswith("False False"), result.stderr
 
 
+@pytest.mark.slow
 def test_missing_library_is_an_error_on_request(bare_package):
     assert run_python(REPORT, folder=bare_package.parent).stdout == f"False False {bare_package / '__init__.py'}\n"
     result = run_python(REPORT, folder=bare_package.parent, TORCH_TRF_REQUIRE_EXT="1")
@@ -161,6 +214,7 @@ def test_missing_library_is_an_error_on_request(bare_package):
     assert "ImportError: TORCH_TRF_REQUIRE_EXT=1" in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.version.cuda is None, reason="this PyTorch has no CUDA")
 @pytest.mark.skipif(not (PACKAGE / "_C.abi3.so").exists(), reason="no compiled kernel")
 def test_unloadable_cuda_library_leaves_the_cpu_kernels_and_says_what_to_do(bare_package):

@@ -150,7 +150,7 @@ def test_a_file_without_names_of_tensors_is_named(tmp_path, contents):
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
         ({"0.bias": None}, "it lacks 1: 0.bias"),
         ({"2.weight": torch.ones(1)}, "it has beyond them 1: 2.weight"),
@@ -163,13 +163,13 @@ def test_a_file_without_names_of_tensors_is_named(tmp_path, contents):
     ],
 )
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_what_does_not_fit_is_named(tmp_path, prefix, changed, told):
+def test_what_does_not_fit_is_named(tmp_path, prefix, changed, message):
     weights = {name: value for name, value in (WEIGHTS | changed).items() if value is not None}
     torch.save({f"{prefix}{name}": value for name, value in weights.items()}, tmp_path / "weights.pt")
     model = make_model(seed=2)
     with pytest.raises(ValueError, match=r"weights\.pt is of another model: of the 7 entries of this Seq") as error:
         load_weights(model, tmp_path / "weights.pt")
-    assert told in str(error.value)
+    assert message in str(error.value)
     for name, value in model.state_dict().items():  # nothing was loaded
         assert torch.equal(value, make_model(seed=2).state_dict()[name])
 
@@ -196,11 +196,11 @@ def test_a_model_is_made_alike_every_time_and_evaluates():
 
 
 def test_a_torchvision_model_takes_its_checkpoint(tmp_path):
-    made = lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=5)
-    torch.save({"state_dict": {f"module.{k}": v for k, v in made.state_dict().items()}}, tmp_path / "weights.pth")
+    saved = lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=5)
+    torch.save({"state_dict": {f"module.{k}": v for k, v in saved.state_dict().items()}}, tmp_path / "weights.pth")
     model = {"class_path": "lraspp_mobilenet_v3_large", "init_args": {"num_classes": 5}}
-    found = candidate(model=model, checkpoint=str(tmp_path / "weights.pth")).make()
-    assert all(torch.equal(value, made.state_dict()[name]) for name, value in found.state_dict().items())
+    loaded = candidate(model=model, checkpoint=str(tmp_path / "weights.pth")).make()
+    assert all(torch.equal(value, saved.state_dict()[name]) for name, value in loaded.state_dict().items())
 
 
 def test_what_is_no_model_is_an_error():
@@ -216,17 +216,17 @@ def test_a_name_is_that_of_a_folder(name):
 
 def test_images_are_scaled_as_imagenet_by_default():
     image = torch.full((3, 2, 2), 255, dtype=torch.uint8)
-    found = candidate().make_transform()(image)
+    transformed = candidate().make_transform()(image)
     expected = (1 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
-    torch.testing.assert_close(found, expected.reshape(3, 1, 1).expand(3, 2, 2))
+    torch.testing.assert_close(transformed, expected.reshape(3, 1, 1).expand(3, 2, 2))
 
 
 def test_transforms_are_done_one_after_the_other():
     image = torch.full((3, 4, 4), 51, dtype=torch.uint8)
     resize = {"class_path": "torchvision.transforms.v2.Resize", "init_args": {"size": [2, 3]}}
     scale = {"class_path": "torchvision.transforms.v2.ToDtype", "init_args": {"dtype": "torch.float64", "scale": True}}
-    found = candidate(transform=[resize, scale]).make_transform()(image)
-    torch.testing.assert_close(found, torch.full((3, 2, 3), 0.2, dtype=torch.float64))
+    transformed = candidate(transform=[resize, scale]).make_transform()(image)
+    torch.testing.assert_close(transformed, torch.full((3, 2, 3), 0.2, dtype=torch.float64))
     assert torch.equal(candidate(transform=[]).make_transform()(image), image)
     with pytest.raises(ValueError, match=r"v2\.Nothing cannot be made"):
         candidate(transform=["torchvision.transforms.v2.Nothing"]).make_transform()

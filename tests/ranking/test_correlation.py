@@ -36,7 +36,7 @@ def agreement(scores, accuracies, **options):
 def problems(draw, least=3):
     """Scores and accuracies of some models, with ties, but not all equal."""
     count = draw(st.integers(least, 8))
-    several = st.lists(st.integers(-4, 4), min_size=count, max_size=count).filter(lambda found: len(set(found)) > 1)
+    several = st.lists(st.integers(-4, 4), min_size=count, max_size=count).filter(lambda numbers: len(set(numbers)) > 1)
     return draw(several), draw(several)
 
 
@@ -55,38 +55,39 @@ def test_matches_scipy(problem):
 @pytest.mark.parametrize("scale", [1e-200, 1e-9, 1.0, 1e200])
 @pytest.mark.parametrize(("order", "expected"), [(1, 1.0), (-1, -1.0)])
 def test_a_perfect_order_is_1_and_a_reversed_one_minus_1(order, expected, scale):
-    found = agreement([order * scale * x for x in (1, 2, 3, 4, 5)], [0.1, 0.2, 0.3, 0.4, 0.5], top=2)
-    assert values(found)[:4] == pytest.approx([expected] * 4, abs=1e-12)
+    result = agreement([order * scale * x for x in (1, 2, 3, 4, 5)], [0.1, 0.2, 0.3, 0.4, 0.5], top=2)
+    assert values(result)[:4] == pytest.approx([expected] * 4, abs=1e-12)
     for name in MEASURES[:4]:
-        assert astuple(getattr(found, name)) == pytest.approx([expected] * 3, abs=1e-12)
-    assert values(found)[4:] == pytest.approx([0.0, 0.0] if order > 0 else [0.4, 0.3])
+        assert astuple(getattr(result, name)) == pytest.approx([expected] * 3, abs=1e-12)
+    assert values(result)[4:] == pytest.approx([0.0, 0.0] if order > 0 else [0.4, 0.3])
 
 
 def test_regret_by_hand():
     accuracies = [0.5, 0.9, 0.7, 0.8]
-    found = agreement([4, 1, 3, 2], accuracies, top=2)
-    assert (found.top_1_regret.value, found.top_k_regret.value) == pytest.approx((0.4, 0.2))
+    result = agreement([4, 1, 3, 2], accuracies, top=2)
+    assert (result.top_1_regret.value, result.top_k_regret.value) == pytest.approx((0.4, 0.2))
     assert agreement([4, 1, 3, 2], accuracies, top=3).top_k_regret.value == pytest.approx(0.1)
     assert agreement([4, 1, 3, 2], accuracies, top=4).top_k_regret.value == 0
 
 
 def test_equal_scores_do_not_flatter():
-    found = agreement([2, 2, 2, 1], [0.5, 0.9, 0.7, 0.8], top=2)
-    assert (found.top_1_regret.value, found.top_k_regret.value) == pytest.approx((0.4, 0.2))
+    result = agreement([2, 2, 2, 1], [0.5, 0.9, 0.7, 0.8], top=2)
+    assert (result.top_1_regret.value, result.top_k_regret.value) == pytest.approx((0.4, 0.2))
 
 
+@pytest.mark.slow
 @given(problem=problems(), order=st.randoms())
 def test_the_order_of_models_does_not_matter(problem, order):
     scores, accuracies = named(problem[0]), named(problem[1])
     shuffled = list(scores)
     order.shuffle(shuffled)
-    found = correlation({"m": scores}, accuracies, num_resamples=40)
+    result = correlation({"m": scores}, accuracies, num_resamples=40)
     again = correlation(
         {"m": {name: scores[name] for name in shuffled}},
         {name: accuracies[name] for name in reversed(shuffled)},
         num_resamples=40,
     )
-    assert found == again
+    assert result == again
 
 
 @given(problem=problems())
@@ -110,18 +111,18 @@ def test_regret_is_in_units_of_accuracy(problem):
 
 def test_intervals_are_percentiles_over_resampled_models():
     scores, accuracies = [3.0, 1.0, 2.0, 2.0, 5.0], [0.5, 0.1, 0.6, 0.4, 0.7]
-    found = agreement(scores, accuracies, top=2, num_resamples=60, seed=4)
+    result = agreement(scores, accuracies, top=2, num_resamples=60, seed=4)
     draws = np.random.default_rng(4).integers(5, size=(60, 5))
     resampled = [reference.measures([scores[i] for i in drawn], [accuracies[i] for i in drawn], 2) for drawn in draws]
     for name, column in zip(MEASURES, np.array(resampled).T, strict=True):
         defined = column[~np.isnan(column)]
-        estimate = getattr(found, name)
+        estimate = getattr(result, name)
         assert [estimate.low, estimate.high] == pytest.approx(np.percentile(defined, [2.5, 97.5]), abs=1e-12)
 
 
 def test_resamples_without_an_order_are_left_out():
-    found = agreement([0, 0, 1], [0.1, 0.2, 0.3], num_resamples=200)  # a third of them draws equal scores
-    assert np.isfinite([astuple(getattr(found, name)) for name in MEASURES]).all()
+    result = agreement([0, 0, 1], [0.1, 0.2, 0.3], num_resamples=200)  # a third of them draws equal scores
+    assert np.isfinite([astuple(getattr(result, name)) for name in MEASURES]).all()
 
 
 def test_intervals_hold_the_value_and_narrow_with_more_models():
@@ -129,13 +130,13 @@ def test_intervals_hold_the_value_and_narrow_with_more_models():
     widths = []
     for count in (10, 60):
         accuracies = generator.normal(size=count)
-        made = {str(k): float(x) for k, x in enumerate(accuracies)}
+        named = {str(k): float(x) for k, x in enumerate(accuracies)}
         scores = {str(k): float(x + 0.7 * generator.normal()) for k, x in enumerate(accuracies)}
-        found = correlation({"m": scores}, made, num_resamples=100).agreements["m"]
+        result = correlation({"m": scores}, named, num_resamples=100).agreements["m"]
         for name in MEASURES[:4]:
-            estimate = getattr(found, name)
+            estimate = getattr(result, name)
             assert estimate.low < estimate.value < estimate.high
-        widths.append(found.spearman.high - found.spearman.low)
+        widths.append(result.spearman.high - result.spearman.low)
     assert widths[1] < widths[0]
 
 
@@ -150,39 +151,39 @@ def test_seeds_repeat():
 def test_a_random_order_of_3_models():
     """Its six orders have Spearman's coefficients 1, 1/2, 1/2, -1/2, -1/2, -1, and so on."""
     accuracies = {"a": 0.0, "b": 1.0, "c": 2.0}
-    found = correlation({"m": accuracies}, accuracies, top=2, num_resamples=1000).agreements["random order"]
+    result = correlation({"m": accuracies}, accuracies, top=2, num_resamples=1000).agreements["random order"]
     every = np.array([reference.measures(order, (0, 1, 2), 2) for order in permutations((0, 1, 2))])
-    assert values(found) == pytest.approx(every.mean(0), abs=0.05)
-    assert values(found) == pytest.approx([0, 0, 0, 0, 1, 1 / 3], abs=0.05)
+    assert values(result) == pytest.approx(every.mean(0), abs=0.05)
+    assert values(result) == pytest.approx([0, 0, 0, 0, 1, 1 / 3], abs=0.05)
     for name, column in zip(MEASURES, every.T, strict=True):
-        estimate = getattr(found, name)
+        estimate = getattr(result, name)
         assert (estimate.low, estimate.high) == pytest.approx((column.min(), column.max()), abs=1e-12)
 
 
 def test_a_mean_of_large_regrets_is_finite():
     accuracies = {"a": 0.0, "b": 1.0, "c": 1e308}
-    found = correlation({"m": accuracies}, accuracies, num_resamples=1000).agreements["random order"]
-    assert found.top_1_regret.value == pytest.approx(2 / 3 * 1e308, rel=0.1)
+    result = correlation({"m": accuracies}, accuracies, num_resamples=1000).agreements["random order"]
+    assert result.top_1_regret.value == pytest.approx(2 / 3 * 1e308, rel=0.1)
 
 
 def test_every_predictor_has_an_agreement():
     scores = {"logme": GOOD, "leep": {name: -value for name, value in GOOD.items()}}
-    found = correlation(scores, GOOD, source_accuracies=GOOD | {"a": 0.9}, num_resamples=40)
-    assert list(found.agreements) == ["logme", "leep", "source accuracy", "random order"]
-    assert found.predictors == scores | {"source accuracy": GOOD | {"a": 0.9}}
-    assert found.accuracies == GOOD
-    assert found.agreements["source accuracy"].top_1_regret.value == pytest.approx(0.4)
+    result = correlation(scores, GOOD, source_accuracies=GOOD | {"a": 0.9}, num_resamples=40)
+    assert list(result.agreements) == ["logme", "leep", "source accuracy", "random order"]
+    assert result.predictors == scores | {"source accuracy": GOOD | {"a": 0.9}}
+    assert result.accuracies == GOOD
+    assert result.agreements["source accuracy"].top_1_regret.value == pytest.approx(0.4)
     assert list(correlation(scores, GOOD, num_resamples=40).agreements) == ["logme", "leep", "random order"]
 
 
 def test_a_row_tells_all_of_a_predictor():
-    found = correlation({"logme": GOOD}, GOOD, top=2, num_resamples=40)
-    first, second = found.rows()
+    result = correlation({"logme": GOOD}, GOOD, top=2, num_resamples=40)
+    first, second = result.rows()
     measures = ["spearman", "weighted_kendall", "kendall", "pearson", "top_1_regret", "top_2_regret"]
     assert list(first) == ["predictor", *(f"{name}{end}" for name in measures for end in ("", "_low", "_high"))]
     assert (first["predictor"], second["predictor"]) == ("logme", "random order")
     assert first["top_2_regret"] == 0
-    chance = found.agreements["random order"].top_k_regret
+    chance = result.agreements["random order"].top_k_regret
     assert (second["top_2_regret_low"], second["top_2_regret_high"]) == (chance.low, chance.high)
 
 
@@ -192,9 +193,9 @@ def test_a_row_has_a_regret_once():
 
 
 def test_an_estimate_is_printed_with_as_many_decimals_as_asked():
-    found = Estimate(value=0.125, low=-0.00001, high=0.99999)
-    assert found.text(decimals=4) == "0.1250 [0.0000, 1.0000]"
-    assert str(found) == "0.12 [0.00, 1.00]"
+    result = Estimate(value=0.125, low=-0.00001, high=0.99999)
+    assert result.text(decimals=4) == "0.1250 [0.0000, 1.0000]"
+    assert str(result) == "0.12 [0.00, 1.00]"
 
 
 @pytest.mark.parametrize(

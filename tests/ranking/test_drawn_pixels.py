@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torch_trf import Scorer
+from torch_trf import Sampling, Scorer
 from torch_trf.datasets import LabeledImage
 from torch_trf.pixels import Pixels, on_one_grid
 from torch_trf.ranking._drawn_pixels import DrawnImage, DrawnPixels
@@ -14,23 +14,28 @@ from .helpers import K, Scenes
 
 SAMPLINGS = [
     {"num_pixels": 40},
-    {"num_pixels": 40, "sampling": "per_class", "num_repeats": 3},
-    {"num_pixels": 20, "sampling": "boundary", "boundary_radius": 1, "num_repeats": 2},
-    {"num_pixels": 10_000, "sampling": "per_class"},  # more than there are
+    {"num_pixels": 40, "strategy": "per_class", "num_repeats": 3},
+    {"num_pixels": 20, "strategy": "boundary", "boundary_radius": 1, "num_repeats": 2},
+    {"num_pixels": 10_000, "strategy": "per_class"},  # more than there are
 ]
 every_sampling = pytest.mark.parametrize("options", SAMPLINGS, ids=["uniform", "per_class", "boundary", "all"])
 
 
+def make_sampling(**options):
+    return Sampling(**{"num_pixels": 40, "seed": 3} | options)
+
+
 def make_scorer(**options):
-    return Scorer(**{"metrics": ("logme",), "num_classes": K, "num_pixels": 40, "seed": 3} | options)
+    return Scorer(metrics=("logme",), num_classes=K, sampling=make_sampling(**options))
 
 
 def scenes(**options):
     return [LabeledImage(index, *pair) for index, pair in enumerate(Scenes(**options).pairs)]
 
 
-def draw(images, scorer):
-    return DrawnPixels.from_images(DrawnImage.from_labels(image, scorer) for image in images)
+def draw(images, **options):
+    sampling = make_sampling(**options)
+    return DrawnPixels.from_images(DrawnImage.from_labels(image, sampling=sampling, num_classes=K) for image in images)
 
 
 def filled(drawn, feature_maps):
@@ -50,15 +55,15 @@ def assert_same_pixels(sample, other):
 @every_sampling
 def test_draws_as_a_scorer_does(options):
     images, scorer = scenes(), make_scorer(**options)
-    drawn = draw(images, scorer)
+    drawn = draw(images, **options)
     statistics = [
-        scorer.statistics(Pixels(each.image[None], each.labels[None], stream=each.index))["feature_sample"]
+        scorer.statistics(Pixels(each.image[None], each.labels[None], stream=each.index))["features_sample"]
         for each in images
     ]
     expected = sum(statistics[1:], statistics[0])
     assert_same_pixels(drawn.sample, expected)
-    found = filled(drawn, [each.image for each in images])
-    torch.testing.assert_close(found.features, expected.features, rtol=1e-9, atol=1e-9)
+    sample = filled(drawn, [each.image for each in images])
+    torch.testing.assert_close(sample.features, expected.features, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
@@ -66,20 +71,20 @@ def test_draws_as_a_scorer_does(options):
 def test_reads_what_one_grid_has_there(height, dtype):
     """Features of every stride, with sizes rounded down and up, on the grid of the labels."""
     image = scenes(count=1, sizes=((12, 20),))[0]
-    drawn = draw([image], make_scorer(sampling="per_class", num_repeats=2))
+    drawn = draw([image], strategy="per_class", num_repeats=2)
     stride = 12 // height
     for width in {20 // stride, -(-20 // stride)}:
         features = torch.randn(4, height, width, generator=torch.Generator().manual_seed(0)).to(dtype)
         exact = features.to(max(dtype, torch.float32, key=lambda each: each.itemsize))
         on_grid = on_one_grid(exact[None], image.labels[None], grid="labels")
-        expected = make_scorer(sampling="per_class", num_repeats=2).statistics(on_grid)["feature_sample"]
-        found = drawn.filled(drawn.read(features, torch.arange(drawn.sample.labels.numel())))
+        expected = make_scorer(strategy="per_class", num_repeats=2).statistics(on_grid)["features_sample"]
+        sample = drawn.filled(drawn.read(features, torch.arange(drawn.sample.labels.numel())))
         is_drawn = drawn.sample.labels >= 0
-        assert_same_pixels(found, expected)
-        assert found.features.dtype == exact.dtype
+        assert_same_pixels(sample, expected)
+        assert sample.features.dtype == exact.dtype
         tolerance = 1e-12 if dtype == torch.float64 else 1e-5
         torch.testing.assert_close(
-            found.features[is_drawn], expected.features[is_drawn], rtol=tolerance, atol=tolerance
+            sample.features[is_drawn], expected.features[is_drawn], rtol=tolerance, atol=tolerance
         )
 
 
@@ -91,19 +96,19 @@ def test_reads_what_one_grid_has_there(height, dtype):
 def test_reads_as_interpolation_does(size, of_features, seed):
     labels = torch.zeros(size, dtype=torch.int64)
     image = LabeledImage(7, torch.zeros(3, *size), labels)
-    drawn = draw([image], make_scorer(num_pixels=81, seed=seed))
+    drawn = draw([image], num_pixels=81, seed=seed)
     features = torch.randn(2, *of_features, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     everywhere = torch.nn.functional.interpolate(features[None], size, mode="bilinear", align_corners=False)
     expected = make_scorer(num_pixels=81, seed=seed).statistics(Pixels(everywhere, labels[None], stream=7))
     [(index, pixels)] = drawn.of_images().items()
     assert (index, len(pixels)) == (7, labels.numel())
-    torch.testing.assert_close(drawn.read(features, pixels), expected["feature_sample"].features[0][pixels])
+    torch.testing.assert_close(drawn.read(features, pixels), expected["features_sample"].features[0][pixels])
 
 
 @every_sampling
 def test_does_not_depend_on_the_order_of_images(options):
     images = scenes()
-    drawn, other = (draw(some, make_scorer(**options)) for some in (images, images[::-1]))
+    drawn, other = (draw(some, **options) for some in (images, images[::-1]))
     assert_same_pixels(drawn.sample, other.sample)
     assert (drawn.fingerprint, drawn.shown) == (other.fingerprint, other.shown)
 
@@ -111,7 +116,7 @@ def test_does_not_depend_on_the_order_of_images(options):
 @every_sampling
 def test_every_pixel_lies_in_one_image(options):
     images = scenes()
-    drawn = draw(images, make_scorer(**options))
+    drawn = draw(images, **options)
     parts = drawn.of_images()
     assert list(parts) == sorted(parts)
     together = torch.cat(list(parts.values())).sort().values
@@ -128,16 +133,16 @@ def test_images_without_drawn_pixels_are_none_of_them():
     images = scenes(count=3)
     for each in images[1:]:
         each.labels.fill_(255)
-    assert list(draw(images, make_scorer()).of_images()) == [0]
+    assert list(draw(images).of_images()) == [0]
 
 
-@pytest.mark.parametrize("sampling", ["uniform", "per_class", "boundary"])
-def test_no_labeled_pixel_is_an_error(sampling):
+@pytest.mark.parametrize("strategy", ["uniform", "per_class", "boundary"])
+def test_no_labeled_pixel_is_an_error(strategy):
     images = scenes(count=2)
     for each in images:
         each.labels.fill_(255)
     with pytest.raises(ValueError, match="no labeled pixel"):
-        draw(images, make_scorer(sampling=sampling))
+        draw(images, strategy=strategy)
 
 
 def changed_image():
@@ -163,13 +168,13 @@ def changed_label():
         (scenes, {"seed": 4}),
         (scenes, {"num_pixels": 41}),
         (scenes, {"num_repeats": 2}),
-        (scenes, {"sampling": "per_class"}),
+        (scenes, {"strategy": "per_class"}),
     ],
 )
 def test_fingerprints_tell_images_and_draws_apart(images, options):
-    before = draw(scenes(), make_scorer()).fingerprint
-    assert draw(scenes(), make_scorer(metrics=("hscore",))).fingerprint == before
-    assert draw(images(), make_scorer(**options)).fingerprint != before
+    before = draw(scenes()).fingerprint
+    assert draw(scenes()).fingerprint == before
+    assert draw(images(), **options).fingerprint != before
 
 
 def test_the_image_of_most_classes_is_shown():
@@ -177,12 +182,12 @@ def test_the_image_of_most_classes_is_shown():
     for each, classes in zip(images, (1, 2, 3, 3, 2), strict=True):
         each.labels.copy_(torch.arange(each.labels.numel()).reshape(each.labels.shape) % classes)
     images[1].labels[0, 0] = 255  # which is no class
-    assert draw(images[::-1], make_scorer()).shown == 2
+    assert draw(images[::-1]).shown == 2
 
 
 def test_features_that_are_no_numbers_are_counted():
     images = scenes(count=2)
-    drawn = draw(images, make_scorer(num_pixels=10_000))
+    drawn = draw(images, num_pixels=10_000)
     for value in (torch.nan, torch.inf):
         features = [each.image.clone() for each in images]
         features[1][0] = value
@@ -193,7 +198,7 @@ def test_features_that_are_no_numbers_are_counted():
 
 def test_places_without_a_pixel_hold_no_fault():
     """Rows that no pixel fills may hold anything."""
-    drawn = draw(scenes(count=1), make_scorer(num_pixels=10_000, sampling="per_class"))
+    drawn = draw(scenes(count=1), num_pixels=10_000, strategy="per_class")
     rows = torch.full((drawn.sample.labels.numel(), 2), torch.nan)
     rows[drawn.sample.labels.flatten() >= 0] = 1.0
     drawn.filled(rows).faults.check(K, 255)

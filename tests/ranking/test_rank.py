@@ -3,7 +3,9 @@
 import json
 import shutil
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -11,19 +13,24 @@ import torch
 from PIL import Image
 from torch import nn
 
-from torch_trf import Scorer, files
+from torch_trf import Sampling, Scorer, _files, leep, logme
 from torch_trf._files import whole_file
 from torch_trf.datasets import LabeledData
-from torch_trf.metrics import leep, logme_by_class
+from torch_trf.inference import Inference
+from torch_trf.maps import Mapper
+from torch_trf.metrics import KNN, HScore, LogME, Look, TransferabilityMetric
 from torch_trf.pixels import Pixels, on_one_grid
 from torch_trf.ranking import Candidate, Ranker, _store
 from torch_trf.statistics import JointMass, LogLikelihood, Moments
+from torch_trf.transport import Sinkhorn
 
 from . import helpers
 from .helpers import K, Model, Scenes, Z, named
 
 METRICS = ("logme", "hscore", "regularized_hscore", "leep", "nce")
 OPTIONS = {"num_pixels": 60, "num_repeats": 2, "seed": 5}
+PER_CLASS = Sampling(strategy="per_class", **OPTIONS)
+INFERENCE = {"batch_size": 2, "num_workers": 0}
 IDENTITY = [{"class_path": "torch.nn.Identity"}]
 
 
@@ -42,8 +49,9 @@ def candidate(name="a", **options):
 
 def ranker(output, data=None, **options):
     target = LabeledData(dataset=named("Scenes", **data or {}), **{"num_classes": K} | options.pop("target", {}))
-    options = {"options": OPTIONS, "batch_size": 2, "num_workers": 0, "progress": False} | options
-    return Ranker(target=target, output=output, **options)
+    sampling = Sampling(**{"strategy": "per_class"} | OPTIONS | options.pop("sampling", {}))
+    inference = Inference(**INFERENCE | options.pop("inference", {}))
+    return Ranker(target=target, output=output, sampling=sampling, inference=inference, **options)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -55,8 +63,8 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def repeats(result):
-    return {name: score.repeats for name, score in result.scores.items()}
+def values(result):
+    return {name: score.values for name, score in result.scores.items()}
 
 
 def pixels_of(scenes, model):
@@ -67,94 +75,90 @@ def pixels_of(scenes, model):
         yield Pixels(on_grid.features, on_grid.labels, on_grid.logits, stream=index)
 
 
-SAMPLINGS = [
-    {"sampling": "uniform"},
-    {"sampling": "per_class"},
-    {"sampling": "boundary", "boundary_radius": 2},
-    {"sampling": "per_class", "softmax": ("logme",), "absent_classes": "include", "rcond": 1e-3},
-]
+SAMPLINGS = [{"strategy": "uniform"}, {"strategy": "per_class"}, {"strategy": "boundary", "boundary_radius": 2}]
+OF_OPTIONS = (LogME(softmax=True, absent_classes="include"), HScore(rcond=1e-3))
 
 
-def assert_same_repeats(found, expected, rel=1e-7):
-    assert found.keys() == expected.keys()
+def assert_same_values(actual, expected, rel=1e-7):
+    assert actual.keys() == expected.keys()
     for name in expected:
-        assert found[name] == pytest.approx(expected[name], rel=rel)
+        assert actual[name] == pytest.approx(expected[name], rel=rel)
 
 
-@pytest.mark.parametrize("options", SAMPLINGS, ids=["uniform", "per_class", "boundary", "other options"])
-def test_scores_are_those_of_the_drawn_pixels(tmp_path, options):
+@pytest.mark.parametrize("metrics", [METRICS[:3], OF_OPTIONS], ids=["names", "objects"])
+@pytest.mark.parametrize("options", SAMPLINGS, ids=["uniform", "per_class", "boundary"])
+def test_scores_are_those_of_the_drawn_pixels(tmp_path, options, metrics):
     """On images of several sizes, whose features are the images themselves."""
-    options = OPTIONS | options
-    found = ranker(tmp_path, options=options, metrics=METRICS[:3])([candidate(model=named("Image"), layer="same")])
+    ranking = ranker(tmp_path, sampling=options, metrics=metrics)([candidate(model=named("Image"), layer="same")])
     batches = [Pixels(image[None], labels[None], stream=k) for k, (image, labels) in enumerate(Scenes())]
-    expected = Scorer(metrics=METRICS[:3], num_classes=K, **options)(batches)
-    assert_same_repeats(repeats(found.results[0]), {name: score.repeats for name, score in expected.items()})
-    assert [score.pixels for score in found.results[0].scores.values()] == [60] * 3
+    expected = Scorer(metrics=metrics, num_classes=K, sampling=Sampling(**OPTIONS | options))(batches)
+    assert_same_values(values(ranking.results[0]), {name: score.values for name, score in expected.items()})
+    assert [score.pixels for score in ranking.results[0].scores.values()] == [60] * len(metrics)
 
 
-@pytest.mark.parametrize("sampling", ["uniform", "per_class"])
-def test_models_of_any_stride_are_read_at_the_same_pixels(tmp_path, sampling):
-    options = OPTIONS | {"sampling": sampling}
+@pytest.mark.parametrize("strategy", ["uniform", "per_class"])
+def test_models_of_any_stride_are_read_at_the_same_pixels(tmp_path, strategy):
+    sampling = {"strategy": strategy}
     candidates = [candidate(f"stride-{s}", arguments={"stride": s}, layer="", logits_layer="") for s in (1, 2, 4)]
     candidates.append(candidate("again", arguments={"stride": 1}, layer="", logits_layer=""))
-    found = ranker(tmp_path, options=options, metrics=METRICS)(candidates)
-    kept = [torch.load(tmp_path / each.name / "seen.pt", weights_only=True)["samples"] for each in candidates]
+    ranking = ranker(tmp_path, sampling=sampling, metrics=METRICS)(candidates)
+    kept = [torch.load(tmp_path / each.name / "reading.pt", weights_only=True)["samples"] for each in candidates]
     for name in ("key", "labels"):
-        keys = [samples[which][name] for samples in kept for which in ("feature_sample", "logit_sample")]
+        keys = [samples[which][name] for samples in kept for which in ("features_sample", "logits_sample")]
         assert all(torch.equal(key, keys[0]) for key in keys)
-    for stride, result in zip((1, 2, 4), found.results, strict=False):
+    for stride, result in zip((1, 2, 4), ranking.results, strict=False):
         model = candidate(arguments={"stride": stride}).make()
         batches = [
             Pixels(pixels.logits, pixels.labels, pixels.logits, stream=pixels.stream)
             for pixels in pixels_of(Scenes(), model)
         ]
-        expected = Scorer(metrics=METRICS, num_classes=K, **options)(batches)
-        assert_same_repeats(repeats(result), {name: score.repeats for name, score in expected.items()})
-    ranks = found.ranks()
-    assert repeats(found.results[0]) == repeats(found.results[3])
+        expected = Scorer(metrics=METRICS, num_classes=K, sampling=Sampling(**OPTIONS | sampling))(batches)
+        assert_same_values(values(result), {name: score.values for name, score in expected.items()})
+    ranks = ranking.ranks()
+    assert values(ranking.results[0]) == values(ranking.results[3])
     assert all(rank["stride-1"] == rank["again"] for rank in ranks.values())
-    assert found.results[0].scores["logme"].score > found.results[2].scores["logme"].score  # less is seen
+    assert ranking.results[0].scores["logme"].score > ranking.results[2].scores["logme"].score  # less is seen
 
 
 def test_features_and_class_scores_may_be_of_several_layers(tmp_path):
-    [found] = ranker(tmp_path, metrics=METRICS)([candidate(arguments={"stride": 2}, logits_layer="head")]).results
+    [result] = ranker(tmp_path, metrics=METRICS)([candidate(arguments={"stride": 2}, logits_layer="head")]).results
     model = candidate(arguments={"stride": 2}).make()
     batches = []
     for index, (image, labels) in enumerate(Scenes()):
         features = model.mix(image[None])
         logits = on_one_grid(model.head(features[..., ::2, ::2]), labels[None], grid="labels").features
         batches.append(Pixels(features.detach(), labels[None], logits, stream=index))
-    expected = Scorer(metrics=METRICS, num_classes=K, sampling="per_class", **OPTIONS)(batches)
-    assert_same_repeats(repeats(found), {name: score.repeats for name, score in expected.items()})
+    expected = Scorer(metrics=METRICS, num_classes=K, sampling=PER_CLASS)(batches)
+    assert_same_values(values(result), {name: score.values for name, score in expected.items()})
 
 
 def test_ranks_by_nearest_neighbors(tmp_path):
-    options = OPTIONS | {"neighbors": 3}
-    found = ranker(tmp_path, metrics=("logme", "knn"), by="knn", options=options)(
+    metrics = ("logme", KNN(neighbors=3))
+    ranking = ranker(tmp_path, metrics=metrics, by="knn")(
         [candidate(model=named("Image"), layer="same"), candidate("blurred", arguments={"stride": 4})]
     )
     batches = [Pixels(image[None], labels[None], stream=k) for k, (image, labels) in enumerate(Scenes())]
-    expected = Scorer(metrics=("logme", "knn"), num_classes=K, sampling="per_class", **options)(batches)
-    assert_same_repeats(repeats(found.results[0]), {name: score.repeats for name, score in expected.items()})
-    assert found.by == "knn"
+    expected = Scorer(metrics=metrics, num_classes=K, sampling=PER_CLASS)(batches)
+    assert_same_values(values(ranking.results[0]), {name: score.values for name, score in expected.items()})
+    assert ranking.by == "knn"
 
 
 def test_a_model_may_see_images_in_another_size(tmp_path):
     resize = {"class_path": "torchvision.transforms.v2.Resize", "init_args": {"size": [6, 10], "antialias": True}}
     resized = candidate(model=named("Image"), layer="same", transform=[resize])
-    [found] = ranker(tmp_path, metrics=("logme", "hscore"))([resized]).results
+    [result] = ranker(tmp_path, metrics=("logme", "hscore"))([resized]).results
     batches = []
     for index, (image, labels) in enumerate(Scenes()):
         small = resized.make_transform()(image)[None]
         large = nn.functional.interpolate(small, labels.shape, mode="bilinear", align_corners=False)
         batches.append(Pixels(large, labels[None], stream=index))
-    expected = Scorer(metrics=("logme", "hscore"), num_classes=K, sampling="per_class", **OPTIONS)(batches)
-    assert_same_repeats(repeats(found), {name: score.repeats for name, score in expected.items()})
+    expected = Scorer(metrics=("logme", "hscore"), num_classes=K, sampling=PER_CLASS)(batches)
+    assert_same_values(values(result), {name: score.values for name, score in expected.items()})
 
 
 def test_couples_with_the_source_of_each_candidate(tmp_path):
     candidates, expected = [], {}
-    options = {"num_pixels": 45, "num_repeats": 2, "sampling": "per_class", "seed": 2}
+    options = {"num_pixels": 45, "num_repeats": 2, "strategy": "per_class", "seed": 2}
     for name, classes, seed in (("a", 2, 11), ("b", 3, 12)):
         source = LabeledData(dataset=named("Scenes", seed=seed, classes=classes, count=3), num_classes=classes)
         candidates.append(candidate(name, source=source, arguments={"stride": 2}, layer=""))
@@ -163,42 +167,52 @@ def test_couples_with_the_source_of_each_candidate(tmp_path):
             [Pixels(pixels.logits, pixels.labels, stream=pixels.stream) for pixels in pixels_of(scenes, model)]
             for scenes in (Scenes(), Scenes(seed=seed, classes=classes, count=3))
         )
-        scorer = Scorer(metrics=("otce", "jc_otce", "logme"), num_classes=K, num_source_classes=classes, **options)
-        expected[name] = {metric: score.repeats for metric, score in scorer(target, of_source).items()}
-    made = ranker(tmp_path, metrics=("otce", "jc_otce", "logme"), options=options)
-    found = made(candidates)
-    for result in found.results:
-        assert_same_repeats(repeats(result), expected[result.name], rel=1e-6)
-    assert found.results[0].scores["otce"].coupling["solver"] == "exact"
+        scorer = Scorer(
+            metrics=("otce", "jc_otce", "logme"),
+            num_classes=K,
+            num_source_classes=classes,
+            sampling=Sampling(**options),
+        )
+        expected[name] = {metric: score.values for metric, score in scorer(target, of_source).items()}
+    coupled = ranker(tmp_path, metrics=("otce", "jc_otce", "logme"), sampling=options)
+    ranking = coupled(candidates)
+    for result in ranking.results:
+        assert_same_values(values(result), expected[result.name], rel=1e-6)
+    assert ranking.results[0].scores["otce"].coupling.solver == "exact"
     helpers.PASSES.clear()
-    assert [each.as_json() for each in made(candidates).results] == [each.as_json() for each in found.results]
+    assert [each.as_json() for each in coupled(candidates).results] == [each.as_json() for each in ranking.results]
     assert helpers.PASSES == []
 
 
-def test_scores_by_class_are_those_of_all_repeats(tmp_path):
+def drawn_rows(folder, result, name):
+    """Features and labels of each repeat, as they were kept."""
+    sample = _store.Store(folder / "a").reading(result.settings["model"]).value.samples[name]
+    return [(each.features.flatten(0, -2), each.labels.flatten()) for each in (sample[0], sample[1])]
+
+
+def test_scores_by_class_are_the_mean_over_repeats(tmp_path):
     [result] = ranker(tmp_path, metrics=("logme", "leep"))([candidate(logits_layer="")]).results
-    samples = _store.Store(tmp_path / "a").seen(result.settings["model"]).samples
-    repeats = [
-        Moments.from_pixels(sample.features.flatten(0, -2), sample.labels.flatten(), num_classes=K, ignore_index=-1)
-        for sample in (samples["feature_sample"][repeat] for repeat in range(2))
-    ]
-    expected = torch.stack([logme_by_class(moments) for moments in repeats]).mean(0)
-    assert result.by_class["logme"] == pytest.approx(expected.tolist(), rel=1e-9)
-    assert np.mean(result.by_class["logme"]) == pytest.approx(result.scores["logme"].score, rel=1e-9)
-    logits, labels = samples["logit_sample"].features.flatten(0, -2), samples["logit_sample"].labels.flatten()
-    mass = JointMass.from_pixels(logits, labels, num_classes=K, ignore_index=-1)
-    seen = LogLikelihood.from_pixels(logits, labels, joint_mass=mass, ignore_index=-1)
-    assert np.average(result.by_class["leep"], weights=labels.bincount()) == pytest.approx(leep(seen).item())
-    for k in range(K):
-        alone = LogLikelihood.from_pixels(logits[labels == k], labels[labels == k], joint_mass=mass, ignore_index=-1)
-        assert result.by_class["leep"][k] == pytest.approx(leep(alone).item())
+    options = {"num_classes": K, "ignore_index": -1}
+    repeats = [Moments.from_pixels(*rows, **options) for rows in drawn_rows(tmp_path, result, "features_sample")]
+    expected = torch.stack([logme.by_class(moments) for moments in repeats]).mean(0)
+    assert result.scores["logme"].by_class == pytest.approx(expected.tolist(), rel=1e-9)
+    assert np.mean(result.scores["logme"].by_class) == pytest.approx(result.scores["logme"].score, rel=1e-9)
+    by_class = torch.zeros(2, K)
+    for repeat, (logits, labels) in enumerate(drawn_rows(tmp_path, result, "logits_sample")):
+        mass = JointMass.from_pixels(logits, labels, **options)
+        for k in range(K):
+            alone = LogLikelihood.from_pixels(logits[labels == k], labels[labels == k], joint_mass=mass)
+            by_class[repeat, k] = leep.score(alone)
+        whole = np.average(by_class[repeat], weights=labels.bincount())
+        assert whole == pytest.approx(result.scores["leep"].values[repeat])
+    assert result.scores["leep"].by_class == pytest.approx(by_class.mean(0).tolist())
 
 
 def test_classes_without_a_pixel_have_no_score_of_their_own(tmp_path):
     with pytest.warns(UserWarning, match="per_class sampling finds"):
         [result] = ranker(tmp_path, {"classes": 2}, metrics=("logme", "leep"))([candidate(logits_layer="")]).results
-    for values in result.by_class.values():
-        assert [value is None for value in values] == [False, False, True]
+    for score in result.scores.values():
+        assert [value is None for value in score.by_class] == [False, False, True]
 
 
 def test_the_map_is_of_leep_at_the_resolution_of_labels(tmp_path):
@@ -209,13 +223,29 @@ def test_the_map_is_of_leep_at_the_resolution_of_labels(tmp_path):
     model = candidate(arguments={"stride": 2}).make()
     logits = model.head(model.mix(image[None])[..., ::2, ::2])
     logits = nn.functional.interpolate(logits, (60, 88), mode="bilinear", align_corners=False).detach()
-    drawn = _store.Store(tmp_path / "a").seen(result.settings["model"]).samples["logit_sample"]
-    rows = drawn.features.flatten(0, -2), drawn.labels.flatten()
+    rows = map(torch.cat, zip(*drawn_rows(tmp_path, result, "logits_sample"), strict=True))
     mass = JointMass.from_pixels(*rows, num_classes=K, ignore_index=-1)
-    seen = LogLikelihood.from_pixels(logits[..., 3:6, 6:9], labels[None, 3:6, 6:9], joint_mass=mass)
-    assert result.map[1][2] == pytest.approx(leep(seen).item(), rel=1e-4)
+    patch = LogLikelihood.from_pixels(logits[..., 3:6, 6:9], labels[None, 3:6, 6:9], joint_mass=mass)
+    assert result.map[1][2] == pytest.approx(leep.score(patch).item(), rel=1e-4)
     [without] = ranker(tmp_path / "b", data)([candidate()]).results
     assert without.map is None
+
+
+@pytest.mark.parametrize("metric", ["logme", HScore(rcond=1e-3), "nce"])
+def test_the_map_may_be_of_another_metric(tmp_path, metric):
+    data = {"count": 2, "sizes": [[60, 88]], "dtype": "torch.float32"}
+    model = named("Model", dtype="torch.float32")
+    ranking = ranker(tmp_path, data, map_metric=metric)([candidate(model=model, logits_layer="head")])
+    [result] = ranking.results
+    image, labels = Scenes(count=2, sizes=((60, 88),), dtype=torch.float32)[0]
+    network = candidate(model=model).make()
+    with torch.inference_mode():
+        features = network.mix(image[None])
+        pixels = Pixels(features, labels[None], network.head(features))
+    expected = Mapper(metric=metric, patch_size=3, num_classes=K)([pixels]).values
+    torch.testing.assert_close(torch.tensor(result.map, dtype=torch.float64), expected, rtol=1e-4, atol=1e-4)
+    text = (tmp_path / "report.html").read_text()
+    assert f"{ranking.map_metric.name} of a patch, {ranking.map_metric.unit}" in text
 
 
 def test_the_map_of_a_long_image(tmp_path):
@@ -225,9 +255,7 @@ def test_the_map_of_a_long_image(tmp_path):
 
 
 def test_the_map_is_of_the_image_of_most_classes_wherever_pixels_are(tmp_path):
-    ranked = ranker(
-        tmp_path, {"sizes": [[12, 16], *[[60, 88]] * 4]}, metrics=("leep",), options=OPTIONS | {"num_pixels": 3}
-    )
+    ranked = ranker(tmp_path, {"sizes": [[12, 16], *[[60, 88]] * 4]}, metrics=("leep",), sampling={"num_pixels": 3})
     drawn = ranked._draw(ranked.target, ranked._scorer, "")
     assert drawn.shown == 0  # the first of those that show all classes
     assert 0 not in drawn.of_images()
@@ -263,7 +291,7 @@ def test_nothing_runs_again(tmp_path, passes):
     assert {str(path.relative_to(tmp_path)) for path in files} - {"report.html"} == {
         "ranking.json",
         "ranking.csv",
-        *(f"{name}/{file}" for name in "abc" for file in ("seen.pt", "scores.json")),
+        *(f"{name}/{file}" for name in "abc" for file in ("reading.pt", "scores.json")),
     }
     assert sum(passes) == 15  # each model sees each image once
     passes.clear()
@@ -298,7 +326,7 @@ def test_goes_on_where_it_was_killed(tmp_path, passes, whole, killed_at):
     assert read(tmp_path) == whole
 
 
-@pytest.mark.parametrize("written", ["seen.pt", "scores.json", "ranking.json", "ranking.csv"])
+@pytest.mark.parametrize("written", ["reading.pt", "scores.json", "ranking.json", "ranking.csv"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
 def test_goes_on_where_writing_ended(tmp_path, passes, monkeypatch, whole, written, error):
     """Whatever file was being written the second time; errors of writing are no failures of a candidate."""
@@ -314,15 +342,15 @@ def test_goes_on_where_writing_ended(tmp_path, passes, monkeypatch, whole, writt
                 raise error("no space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "whole_file", broken)
+        patch.setattr(_files, "whole_file", broken)
         with pytest.raises(error, match="no space left on device"):
             ranker(tmp_path, metrics=LATER)(CANDIDATES)
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name.startswith(".")]
-    looked = len(passes)
+    before = len(passes)
     (tmp_path / "b" / f".{written.replace('.', '.tmp.')}").write_text("half")  # of a process that could not tidy up
     passes.clear()
     ranker(tmp_path, metrics=LATER)(CANDIDATES)
-    assert looked + len(passes) == 15 + 5 * (written == "seen.pt")  # what was not kept is looked at again
+    assert before + len(passes) == 15 + 5 * (written == "reading.pt")  # what was not kept is looked at again
     assert read(tmp_path) == whole
 
 
@@ -338,11 +366,16 @@ CHANGES = {
     "arguments": (lambda: [candidate(arguments={"seed": 3})], {}, r"model\.init_args\.seed was None, is 3"),
     "class": (lambda: [candidate(model=named("Other"))], {}, r"model\.class_path was .*Model, is .*Other"),
     "transform": (lambda: [candidate(transform=[*IDENTITY, *IDENTITY])], {}, "transform was "),
-    "precision": (lambda: [candidate()], {"precision": "bfloat16"}, "precision was float32, is bfloat16"),
+    "precision": (
+        lambda: [candidate()],
+        {"inference": {"precision": "bfloat16"}},
+        "precision was float32, is bfloat16",
+    ),
     "logits": (lambda: [candidate(logits_layer="")], {"metrics": ("leep",)}, "logits_layer was None, is "),
-    "seed": (lambda: [candidate()], {"options": OPTIONS | {"seed": 6}}, ""),
-    "num_pixels": (lambda: [candidate()], {"options": OPTIONS | {"num_pixels": 75}}, ""),
-    "num_repeats": (lambda: [candidate()], {"options": OPTIONS | {"num_repeats": 3}}, ""),
+    "map_metric": (lambda: [candidate()], {"map_metric": "logme"}, "map_metric was None, is .*LogME"),
+    "seed": (lambda: [candidate()], {"sampling": {"seed": 6}}, ""),
+    "num_pixels": (lambda: [candidate()], {"sampling": {"num_pixels": 75}}, ""),
+    "num_repeats": (lambda: [candidate()], {"sampling": {"num_repeats": 3}}, ""),
     "images": (lambda: [candidate()], {"data": {"shift": 1e-6}}, ""),
     "labels": (lambda: [candidate()], {"data": {"count": 4}}, ""),
 }
@@ -365,9 +398,9 @@ def test_a_changed_setting_is_said_and_computed_anew(tmp_path, passes, monkeypat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"options": OPTIONS | {"seed": 6}}, "seed was 5, is 6"),
-        ({"options": OPTIONS | {"num_pixels": 75}}, "num_pixels was 60, is 75"),
-        ({"options": OPTIONS | {"sampling": "uniform"}}, "sampling was per_class, is uniform"),
+        ({"sampling": {"seed": 6}}, r"sampling\.seed was 5, is 6"),
+        ({"sampling": {"num_pixels": 75}}, r"sampling\.num_pixels was 60, is 75"),
+        ({"sampling": {"strategy": "uniform"}}, r"sampling\.strategy was per_class, is uniform"),
     ],
 )
 def test_the_setting_that_changed_is_named(tmp_path, options, message):
@@ -395,7 +428,7 @@ def test_other_contents_of_a_checkpoint_are_noticed(tmp_path, passes):
     save_model(path, 1)
     given = candidate(checkpoint=str(path))
     first = ranker(tmp_path / "a")([given])
-    assert repeats(first.results[0]) == repeats(ranker(tmp_path / "b")([candidate(arguments={"seed": 1})]).results[0])
+    assert values(first.results[0]) == values(ranker(tmp_path / "b")([candidate(arguments={"seed": 1})]).results[0])
     passes.clear()
     path.touch()
     assert ranker(tmp_path / "a")([given]) == first
@@ -404,7 +437,7 @@ def test_other_contents_of_a_checkpoint_are_noticed(tmp_path, passes):
     with pytest.warns(UserWarning, match="^a: checkpoint_digest was .* is .*: its model runs again"):
         second = ranker(tmp_path / "a")([given])
     assert len(passes) == 5
-    assert repeats(second.results[0]) != repeats(first.results[0])
+    assert values(second.results[0]) != values(first.results[0])
 
 
 @pytest.mark.filterwarnings("default::UserWarning")
@@ -420,8 +453,8 @@ def test_other_contents_of_images_and_label_maps_are_noticed(tmp_path, passes):
 
     def rank(**options):
         target = LabeledData(dataset=dataset, num_classes=K, **options)
-        settings = {"num_pixels": 12, "num_repeats": 2}
-        return Ranker(target=target, output=tmp_path / "out", options=settings, num_workers=0, progress=False)(
+        sampling = Sampling(num_pixels=12, num_repeats=2, strategy="per_class")
+        return Ranker(target=target, output=tmp_path / "out", sampling=sampling, inference=Inference(num_workers=0))(
             [torch_like]
         )
 
@@ -434,49 +467,151 @@ def test_other_contents_of_images_and_label_maps_are_noticed(tmp_path, passes):
         rank()
     Image.new("RGB", (8, 8), "red").save(tmp_path / "images" / "2.png")
     with pytest.warns(UserWarning, match="^a: .*: its model runs again"):
-        assert repeats(rank().results[0]) != repeats(first.results[0])
+        assert values(rank().results[0]) != values(first.results[0])
     assert len(passes) == 4
 
 
 @pytest.mark.filterwarnings("default::UserWarning")
-@pytest.mark.parametrize("options", [{"metrics": ("nce", "logme")}, {"options": OPTIONS | {"rcond": 0.1}}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"metrics": ("nce", "logme")},
+        {"metrics": ("logme", "leep", HScore(rcond=0.1))},
+    ],
+    ids=["metrics", "options"],
+)
 def test_other_metrics_and_formulas_need_no_model(tmp_path, passes, options):
     ranker(tmp_path / "a", metrics=LATER)(CANDIDATES[:1])
     passes.clear()
-    ranker(tmp_path / "a", **{"metrics": LATER} | options)(CANDIDATES[:1])
+    ranker(tmp_path / "a", **options)(CANDIDATES[:1])
     assert passes == []
-    ranker(tmp_path / "b", **{"metrics": LATER} | options)(CANDIDATES[:1])
+    ranker(tmp_path / "b", **options)(CANDIDATES[:1])
     assert read(tmp_path / "a") == read(tmp_path / "b")
     passes.clear()
     ranker(tmp_path / "a", metrics=LATER)(CANDIDATES[:1])
     assert passes == []
 
 
+@pytest.mark.filterwarnings("default::UserWarning")
 def test_other_formulas_are_said(tmp_path):
     ranker(tmp_path)([candidate()])
-    with pytest.warns(UserWarning, match="rcond was 1e-05, is 0.1"):
-        ranker(tmp_path, options=OPTIONS | {"rcond": 0.1})([candidate()])
+    with pytest.warns(UserWarning, match=r"scorer\.metrics\.hscore\.init_args\.rcond was 1e-05, is 0\.1: it is scored"):
+        ranker(tmp_path, metrics=("logme", HScore(rcond=0.1)))([candidate()])
+
+
+def test_another_solver_is_said_where_it_couples(tmp_path, passes):
+    source = LabeledData(dataset=named("Scenes", seed=11, classes=2, count=2), num_classes=2)
+    given = [candidate(source=source)]
+    first = ranker(tmp_path, metrics=("otce",))(given)
+    passes.clear()
+    with pytest.warns(
+        UserWarning, match=r"^a: scorer\.solver\.class_path was .*Auto, is .*Sinkhorn: it is scored again"
+    ):
+        second = ranker(tmp_path, metrics=("otce",), solver=Sinkhorn(epsilon=0.1))(given)
+    with pytest.warns(
+        UserWarning, match=r"^a: scorer\.solver\.init_args\.epsilon was 0\.1, is 0\.2: it is scored again"
+    ):
+        ranker(tmp_path, metrics=("otce",), solver={"class_path": "sinkhorn", "init_args": {"epsilon": 0.2}})(given)
+    assert passes == []
+    assert [each.results[0].scores["otce"].coupling.solver for each in (first, second)] == ["exact", "sinkhorn"]
+    alone = ranker(tmp_path / "b")([candidate()])
+    assert ranker(tmp_path / "b", solver="exact")([candidate()]) == alone
+
+
+# Metrics of others.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread(TransferabilityMetric):
+    """How far features spread, so many times."""
+
+    name: ClassVar = "spread"
+    unit: ClassVar = "squares"
+
+    times: int = 1
+
+    @property
+    def looks(self):
+        return (Look(Moments),)
+
+    def score(self, moments):
+        return self.times * moments.gram.diagonal(dim1=-2, dim2=-1).sum(-1) / moments.count
+
+
+class Largest(Spread):
+    """Another metric of the same name."""
+
+    name: ClassVar = "spread"
+
+    def score(self, moments):
+        return moments.gram.diagonal(dim1=-2, dim2=-1).amax(-1) / moments.count
+
+
+def test_ranks_and_maps_by_a_metric_of_somebody(tmp_path):
+    path = {"class_path": f"{__name__}.Spread", "init_args": {"times": 3}}
+    data = {"count": 2, "sizes": [[60, 88]]}
+    ranking = ranker(tmp_path, data, metrics=["logme", path], by="spread", map_metric=path)(
+        [candidate(), candidate("b")]
+    )
+    [rows, _] = drawn_rows(tmp_path, ranking.results[0], "features_sample")
+    expected = Spread(times=3)(*rows, num_classes=K, ignore_index=-1)
+    assert ranking.results[0].scores["spread"].values[0] == pytest.approx(expected.item())
+    assert ranking.results[0].scores["spread"].unit == "squares"
+    assert np.isfinite(np.array(ranking.results[0].map, dtype=float)).any()
+    assert ranking.results[0].settings["scorer"]["metrics"]["spread"] == path
+    kept, table = read(tmp_path)
+    assert kept["map_metric"] == {"name": "spread", "unit": "squares"}
+    assert table.startswith("rank,name,logme,logme_std,logme_rank,spread,")
+
+
+@pytest.mark.filterwarnings("default::UserWarning")
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        (Spread(times=2), r"scorer\.metrics\.spread\.init_args\.times was 1, is 2: it is scored again"),
+        (Largest(), r"scorer\.metrics\.spread\.class_path was .*Spread, is .*Largest: it is scored again"),
+    ],
+)
+def test_results_depend_on_the_metric_and_its_options(tmp_path, passes, metric, message):
+    first = ranker(tmp_path, metrics=Spread())([candidate()])
+    passes.clear()
+    assert ranker(tmp_path, metrics=[Spread()])([candidate()]) == first
+    with pytest.warns(UserWarning, match=message):
+        second = ranker(tmp_path, metrics=metric)([candidate()])
+    assert values(second.results[0]) != values(first.results[0])
+    assert passes == []
+    with pytest.warns(UserWarning, match=message.split(" was")[0]):
+        assert ranker(tmp_path, metrics=Spread())([candidate()]) == first
+
+
+def test_a_candidate_needs_not_give_what_nothing_reads(tmp_path, passes):
+    """Nor does the mapped metric matter to one that cannot be mapped."""
+    first = ranker(tmp_path, map_metric="leep")([candidate()])
+    assert first.results[0].map is None
+    passes.clear()
+    assert ranker(tmp_path, map_metric="nce")([candidate()]).results == first.results
+    assert passes == []
 
 
 def test_the_metric_that_ranks_and_the_batch_are_no_settings(tmp_path, passes):
     first = ranker(tmp_path)(CANDIDATES)
     passes.clear()
-    again = ranker(tmp_path, by="hscore", batch_size=1)([*CANDIDATES[::-1], candidate("d")])
+    again = ranker(tmp_path, by="hscore", inference={"batch_size": 1})([*CANDIDATES[::-1], candidate("d")])
     assert len(passes) == 5  # of the new candidate
     assert again.results[2::-1] == first.results
     assert again.by == "hscore"
 
 
-@pytest.mark.parametrize("file", ["seen.pt", "scores.json"])
+@pytest.mark.parametrize("file", ["reading.pt", "scores.json"])
 def test_a_damaged_file_is_computed_anew(tmp_path, file):
     expected = ranker(tmp_path)(CANDIDATES)
     path = tmp_path / "b" / file
     path.write_bytes(path.read_bytes()[:100])
-    if file == "seen.pt":
+    if file == "reading.pt":
         (tmp_path / "b" / "scores.json").unlink()  # or nobody looks
     with pytest.warns(UserWarning, match=f"^b: .*{file}"):
-        found = ranker(tmp_path)(CANDIDATES)
-    assert [repeats(each) for each in found.results] == [repeats(each) for each in expected.results]
+        ranking = ranker(tmp_path)(CANDIDATES)
+    assert [values(each) for each in ranking.results] == [values(each) for each in expected.results]
 
 
 # A candidate that fails is left out.
@@ -500,7 +635,7 @@ FAILURES = {
     "layer": ({"layer": "mixed"}, "the model has no layer 'mixed'; it has 'mix'"),
     "logits layer": ({"logits_layer": "heads"}, "the model has no layer 'heads'; it has 'head'"),
     "class": ({"model": named("Nothing")}, "Nothing cannot be made: AttributeError"),
-    "name": ({"model": "resnet1000"}, "resnet1000 cannot be made: Unknown model"),
+    "name": ({"model": "resnet1000"}, "'resnet1000' is none of resnet101, .*, nor the dotted path of a class"),
     "package": ({"model": "nowhere.Model"}, "there is no module 'nowhere'"),
     "no model": ({"model": named("Scenes")}, "makes a Scenes, not a torch.nn.Module"),
     "no file": ({"checkpoint": "none.pt"}, "No such file or directory: '.*none.pt'"),
@@ -518,10 +653,10 @@ def test_a_candidate_that_fails_is_told_and_left_out(tmp_path, options, message)
         make(tmp_path / "weights.pt")
         options = {"checkpoint": str(tmp_path / "weights.pt")}
     with pytest.warns(UserWarning, match=f"^broken failed and is left out: .*(?:{message})"):
-        found = ranker(tmp_path / "out")([candidate("a"), candidate("broken", **options), candidate("b")])
-    assert [each.name for each in found.failed] == ["broken"]
-    assert [(row["name"], row["rank"]) for row in found.rows()] == [("a", 1), ("b", 1)]
-    assert "\n" not in found.failed[0].failure
+        ranking = ranker(tmp_path / "out")([candidate("a"), candidate("broken", **options), candidate("b")])
+    assert [each.name for each in ranking.failed] == ["broken"]
+    assert [(row["name"], row["rank"]) for row in ranking.rows()] == [("a", 1), ("b", 1)]
+    assert "\n" not in ranking.failed[0].failure
     kept, _ = read(tmp_path / "out")
     assert [bool(each["failure"]) for each in kept["candidates"]] == [False, True, False]
     assert not (tmp_path / "out" / "broken").exists()
@@ -534,8 +669,8 @@ def test_a_candidate_that_failed_is_tried_again(tmp_path, passes):
         ranker(tmp_path / "out")([CANDIDATES[0], candidate("b", checkpoint=str(path))])
     save_model(path, 1)
     passes.clear()
-    found = ranker(tmp_path / "out")([CANDIDATES[0], candidate("b", checkpoint=str(path))])
-    assert found.failed == []
+    ranking = ranker(tmp_path / "out")([CANDIDATES[0], candidate("b", checkpoint=str(path))])
+    assert ranking.failed == []
     assert len(passes) == 5
 
 
@@ -543,8 +678,8 @@ def test_a_source_that_cannot_be_read_is_a_failure_of_its_candidate(tmp_path):
     good = LabeledData(dataset=named("Scenes", seed=1), num_classes=K)
     bad = LabeledData(dataset=named("Scenes", seed=1), num_classes=2)
     with pytest.warns(UserWarning, match="^b failed and is left out: image 0: label 2 on"):
-        found = ranker(tmp_path, metrics=("otce",))([candidate("a", source=good), candidate("b", source=bad)])
-    assert [each.name for each in found.scored] == ["a"]
+        ranking = ranker(tmp_path, metrics=("otce",))([candidate("a", source=good), candidate("b", source=bad)])
+    assert [each.name for each in ranking.scored] == ["a"]
 
 
 def test_memory_that_does_not_suffice_halves_the_batch(tmp_path, passes):
@@ -561,16 +696,16 @@ def test_memory_that_does_not_suffice_halves_the_batch(tmp_path, passes):
     passes.clear()
     helpers.BEFORE_PASSES[:] = [out_of_memory(2)]
     with pytest.warns(UserWarning, match="memory does not suffice for 5 images at once: going on with 2"):
-        found = ranker(tmp_path / "b", data, batch_size=5)([candidate()])
+        ranking = ranker(tmp_path / "b", data, inference={"batch_size": 5})([candidate()])
     assert passes == [2, 2, 1]
-    assert_same_repeats(repeats(found.results[0]), repeats(expected.results[0]), rel=1e-9)
+    assert_same_values(values(ranking.results[0]), values(expected.results[0]), rel=1e-9)
     helpers.BEFORE_PASSES[:] = [out_of_memory(0)]
     with (
         pytest.warns(UserWarning, match="memory does not suffice for 2 images at once: going on with 1"),
         pytest.warns(UserWarning, match="^a failed and is left out: OutOfMemoryError: CUDA out of memory"),
     ):
-        found = ranker(tmp_path / "c", data)([candidate()])
-    assert found.scored == []
+        ranking = ranker(tmp_path / "c", data)([candidate()])
+    assert ranking.scored == []
 
 
 def test_bad_pixels_of_the_target_are_no_failure_of_a_candidate(tmp_path):
@@ -589,14 +724,16 @@ def test_a_target_without_labeled_pixels_is_no_failure_of_a_candidate(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"precision": "float8"}, "precision: 'float8' is none of float32, bfloat16, float16"),
-        ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
-        ({"num_workers": -1}, "num_workers must be at least 0, not -1"),
         ({"by": "leep"}, "by: 'leep' is none of the metrics logme, hscore"),
-        ({"metrics": ("logmee",)}, "metrics: 'logmee' is none of leep"),
+        ({"metrics": ("logmee",)}, "'logmee' is none of logme"),
         ({"metrics": ()}, "no metric asked for"),
-        ({"options": {"num_pixels": 2}}, "num_pixels=2 is less than a pixel for each of 3 classes"),
-        ({"options": {"num_pixels": None, "sampling": "uniform"}}, "num_pixels"),
+        ({"metrics": ("logme", LogME(softmax=True))}, "two metrics are called 'logme'"),
+        ({"solver": "simplex"}, "solver: 'simplex' is none of auto, exact, sinkhorn"),
+        ({"map_metric": "loogme"}, "'loogme' is none of logme"),
+        ({"map_metric": "knn"}, "map_metric: 'knn' has no map over an image of one data set"),
+        ({"map_metric": "otce"}, "map_metric: 'otce' has no map over an image of one data set"),
+        ({"sampling": {"num_pixels": 2}}, "num_pixels=2 is less than a pixel for each of 3 classes"),
+        ({"sampling": {"num_pixels": None, "num_repeats": 1, "strategy": "uniform"}}, "num_pixels must be a number"),
     ],
 )
 @pytest.mark.usefixtures("annotations_unchecked")
@@ -622,18 +759,19 @@ def test_candidates_that_do_not_give_what_is_read(tmp_path, candidates, metrics,
 def test_arguments_may_be_paths(tmp_path):
     data = {"count": 2, "seed": 0}
     target = LabeledData(dataset=named("InFolder", folder=Path(tmp_path), **data), num_classes=K)
-    Ranker(target=target, output=tmp_path / "out", options=OPTIONS, num_workers=0, progress=False)([candidate()])
+    inference = Inference(num_workers=0)
+    Ranker(target=target, output=str(tmp_path / "out"), sampling=PER_CLASS, inference=inference)([candidate()])
     assert str(tmp_path) in (tmp_path / "out" / "ranking.json").read_text()
 
 
 @pytest.mark.parametrize("num_workers", [2])
 def test_images_may_be_decoded_by_workers(tmp_path, num_workers):
-    found = [ranker(tmp_path / str(n), num_workers=n)([candidate()]) for n in (0, num_workers)]
-    assert repeats(found[0].results[0]) == repeats(found[1].results[0])
+    rankings = [ranker(tmp_path / str(n), inference={"num_workers": n})([candidate()]) for n in (0, num_workers)]
+    assert values(rankings[0].results[0]) == values(rankings[1].results[0])
 
 
 def test_progress_names_the_candidate(tmp_path, capsys):
-    ranker(tmp_path, progress=True)([candidate("first"), candidate("second")])
+    ranker(tmp_path, inference={"progress": True})([candidate("first"), candidate("second")])
     out, err = capsys.readouterr()
     assert out == ""
     for title in ("labels", "first (1 of 2)", "second (2 of 2)"):

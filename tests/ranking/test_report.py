@@ -18,6 +18,7 @@ from matplotlib import colormaps
 from PIL import Image
 
 from torch_trf import Score
+from torch_trf.metrics import HScore, LogME, as_metric, as_metrics
 from torch_trf.ranking import Ranking, Result
 from torch_trf.ranking._report import Axis, write_report
 
@@ -29,24 +30,32 @@ HOSTILE = ("<script>alert(1)</script>", "\"><img src=x onerror='alert(1)'>", "';
 
 def scored(name, logme, hscore, **options):
     """A candidate with scores by two metrics, in two samples each."""
+    by_class = options.pop("by_class", {"logme": (0.5, -0.25, None)})
+    given = {"logme": logme, "hscore": hscore} | options.pop("others", {})
     scores = {
-        metric: Score(score=score, repeats=(score - 0.01, score + 0.01), pixels=1234, seconds=1.0)
-        for metric, score in (("logme", logme), ("hscore", hscore))
+        metric: Score(
+            score=score,
+            values=(score - 0.01, score + 0.01),
+            pixels=1234,
+            unit="somethings",
+            by_class=by_class.get(metric),
+        )
+        for metric, score in given.items()
     }
-    by_class = {"logme": [0.5, -0.25, None], "leep": [-1.0, -2.0, None]}
-    fields = {"scores": scores, "by_class": by_class, "map": MAP, "settings": {"layer": "neck"}, "seconds": {}}
+    fields = {"scores": scores, "map": MAP, "settings": {"layer": "neck"}, "seconds": {}}
     return Result(name=name, **fields | options)
 
 
 def failed(name, failure):
-    return Result(name=name, scores={}, by_class={}, map=None, settings={}, seconds={}, failure=failure)
+    return Result(name=name, scores={}, map=None, settings={}, seconds={}, failure=failure)
 
 
-def ranked(*results):
+def ranked(*results, metrics=("logme", "hscore"), map_metric="leep"):
     """Three candidates whose order differs by name and by either metric, unless others are given."""
     results = results or (scored("run-2", -0.2, 10.5), scored("run-10", 0.3, 9.5), scored("vit", -0.1, 0.5))
     target = {"dataset": {"class_path": "made.Up", "init_args": {"split": "val"}}, "num_classes": 3}
-    return Ranking(results=results, by="logme", target=target, shown=0)
+    metrics, map_metric = as_metrics(metrics), as_metric(map_metric)
+    return Ranking(results=results, metrics=metrics, by=metrics[0].name, map_metric=map_metric, target=target, shown=0)
 
 
 @pytest.fixture
@@ -62,9 +71,9 @@ def sample():
 def written(tmp_path, sample):
     """Writes the report of candidates and returns its path."""
 
-    def write(*results, **options):
+    def write(*results, class_names=None, **options):
         path = tmp_path / "report.html"
-        write_report(ranked(*results), *sample, path, **options)
+        write_report(ranked(*results, **options), *sample, path, class_names)
         return path
 
     return write
@@ -91,11 +100,11 @@ class Page(HTMLParser):
 
     def all(self, tag, **attributes):
         """The attributes of every such tag."""
-        return [found for name, found in self.tags if name == tag and attributes.items() <= found.items()]
+        return [each for name, each in self.tags if name == tag and attributes.items() <= each.items()]
 
     def maps(self):
         """The candidates' maps as arrays `[rows, columns, 4]`."""
-        shown = [found["src"] for found in self.all("img") if found["alt"].startswith("Map of ")]
+        shown = [each["src"] for each in self.all("img") if each["alt"].startswith("Map of ")]
         return [np.array(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))) for uri in shown]
 
 
@@ -157,15 +166,15 @@ def test_text_of_users_is_never_markup(written):
     assert not page.all("b", onerror="alert(1)")
     assert not [attributes for _, attributes in page.tags for key in attributes if key.startswith("on")]
     assert all(text in page.text for text in HOSTILE)
-    assert f"Map of {name} over the sample image" in [found["alt"] for found in page.all("img")]
+    assert f"Map of {name} over the sample image" in [each["alt"] for each in page.all("img")]
 
 
 def test_maps_share_one_scale_of_colors(written):
     brighter = [[value + 1 for value in row] for row in MAP]
     dark, bright = Page(written(scored("dark", 0.2, 1.0), scored("bright", 0.1, 1.0, map=brighter))).maps()
-    found = np.array([MAP, brighter])
-    low, high = np.percentile(found, (1, 99))
-    expected = colormaps["viridis"]((found - low) / (high - low), bytes=True)
+    maps = np.array([MAP, brighter])
+    low, high = np.percentile(maps, (1, 99))
+    expected = colormaps["viridis"]((maps - low) / (high - low), bytes=True)
     np.testing.assert_array_equal(np.stack([dark, bright]), expected)
 
 
@@ -183,12 +192,21 @@ def test_candidates_without_a_map_say_why(written):
     assert "no class scores: give logits_layer b" in page.text
     assert len(page.maps()) == 1
     page = Page(written(scored("b", 0.1, 1.0, map=None)))
-    assert "LEEP of a patch" not in page.text
+    assert "of a patch" not in page.text
+
+
+def test_the_map_is_called_by_its_metric(written):
+    text = Page(written()).text
+    assert "Each candidate's leep over one image, in patches of 3 × 3 pixels, given what a first look at all" in text
+    assert "leep of a patch, nats; higher is better" in text
+    text = Page(written(map_metric=HScore(rcond=0.1))).text
+    assert "Each candidate's hscore over one image, in patches of 3 × 3 pixels, by one scale of colors" in text
+    assert "hscore of a patch, directions; higher is better" in text
 
 
 def test_a_single_sample_has_no_spread(written):
-    alone = {"logme": Score(score=0.5, repeats=(0.5,), pixels=10, seconds=1.0)}
-    page = Page(written(scored("a", 0.0, 0.0, scores=alone)))
+    alone = {"logme": Score(score=0.5, values=(0.5,), pixels=10, unit="nats")}
+    page = Page(written(scored("a", 0.0, 0.0, scores=alone), metrics=("logme",)))
     assert not page.all("line", **{"class": "deviation"})
     assert "Pixels 10 Scores" in page.text
     assert "0.5000 ±" not in page.text
@@ -196,13 +214,33 @@ def test_a_single_sample_has_no_spread(written):
 
 
 def test_scores_by_class(written):
-    page = Page(written(scored("a", 0.1, 1.0), scored("b", 0.2, 1.0, by_class={"logme": [1.5, 0.5, None]})))
+    leep = {"logme": (0.5, -0.25, None), "leep": (-1.0, -2.0, None)}
+    a = scored("a", 0.1, 1.0, others={"leep": -1.5}, by_class=leep)
+    b = scored("b", 0.2, 1.0, others={"leep": -1.0}, by_class={"logme": (1.5, 0.5, None)})
+    page = Page(written(a, b, metrics=("logme", "hscore", "leep")))
     assert "class b a class 0 1.5000 0.5000 class 1 0.5000 −0.2500 class 2 – –" in page.text
     assert "class a class 0 −1.0000 class 1 −2.0000 class 2 –" in page.text
-    places = [found["style"] for found in page.all("td") if "style" in found]
+    assert "The score of each class, of which logme is the mean, in nats." in page.text
+    assert "The mean over the pixels of each class; leep is the mean over all pixels, in nats." in page.text
+    places = [each["style"] for each in page.all("td") if "style" in each]
     assert places[:4] == ["--at: 100.00%", "--at: 42.86%", "--at: 42.86%", "--at: 0.00%"]
     assert "sky 0.5000" in Page(written(class_names=["sky", "road", "car"])).text
     assert "Scores by class" not in Page(written(scored("a", 0.1, 1.0, by_class={}))).text
+
+
+class OfSomebody(LogME):
+    """A metric of another package."""
+
+    name, unit, mean_over = "theirs", "points", "classes"
+
+
+def test_metrics_of_others_are_called_by_their_units(written):
+    theirs = scored("a", 0.1, 1.0, others={"theirs": 7.0}, by_class={"theirs": (6.0, 8.0, None)})
+    text = Page(written(theirs, metrics=(OfSomebody(), "logme", "hscore"), map_metric=OfSomebody())).text
+    assert "a ranks first of 1 by theirs (points; higher is better)" in text
+    assert "theirs , points; higher is better" in text
+    assert "The score of each class, of which theirs is the mean, in points." in text
+    assert "theirs of a patch, points; higher is better" in text
 
 
 def test_the_legend_names_the_classes_of_the_image(written):
@@ -230,7 +268,7 @@ def test_what_a_screen_reader_needs(written):
     assert levels[0] == 1
     assert levels.count(1) == 1
     assert all(after - before <= 1 for before, after in pairwise(levels))
-    assert all(found["alt"] for found in page.all("img"))
+    assert all(each["alt"] for each in page.all("img"))
     assert all(attributes["aria-label"] for _, attributes in page.tags if attributes.get("role") in ("img", "region"))
 
 
@@ -294,14 +332,14 @@ def test_what_does_not_fit_together_is_an_error(tmp_path, sample, change, messag
 @pytest.fixture(scope="session")
 def chromium(tmp_path_factory):
     """Opens a page in a browser without a window, and returns what it printed."""
-    found = [path for name in BROWSERS if (path := shutil.which(name))]
-    if not found:
+    browsers = [path for name in BROWSERS if (path := shutil.which(name))]
+    if not browsers:
         pytest.skip(f"no browser: none of {', '.join(BROWSERS)}")
 
     def run(path, *options):
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=1000", "--enable-logging=stderr"]
         profile = f"--user-data-dir={tmp_path_factory.getbasetemp() / 'browser'}"
-        command = [found[0], *flags, profile, *options, path.as_uri()]
+        command = [browsers[0], *flags, profile, *options, path.as_uri()]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
         assert "CONSOLE" not in done.stderr, done.stderr
         return done.stdout
@@ -323,6 +361,7 @@ def evaluate(chromium, tmp_path):
     return run
 
 
+@pytest.mark.browser
 def test_the_table_sorts_by_any_column(written, evaluate):
     script = """
         const button = k => document.querySelectorAll(".scores button")[k];
@@ -341,10 +380,11 @@ def test_the_table_sorts_by_any_column(written, evaluate):
     orders = [by_logme, by_hscore, by_hscore[::-1], by_name, by_logme, by_logme, by_logme, by_logme[::-1]]
     assert [names for names, _ in seen] == orders
     sorts = [(0, "a"), (4, "de"), (4, "a"), (1, "a"), (2, "de"), (3, "a"), (0, "a"), (0, "de")]
-    for (_, found), (column, direction) in zip(seen, sorts, strict=True):
-        assert [(k, each) for k, each in enumerate(found) if each] == [(column, f"{direction}scending")]
+    for (_, directions), (column, direction) in zip(seen, sorts, strict=True):
+        assert [(k, each) for k, each in enumerate(directions) if each] == [(column, f"{direction}scending")]
 
 
+@pytest.mark.browser
 def test_controls(written, evaluate):
     script = """
         const shown = () => [...document.querySelectorAll(".chart")].map(each => each.checkVisibility());
@@ -371,6 +411,7 @@ def test_controls(written, evaluate):
     assert controls == [True, True]
 
 
+@pytest.mark.browser
 def test_maps_lie_over_the_pixels_of_their_patches(written, evaluate):
     script = """
         const place = element => element.getBoundingClientRect();
@@ -384,6 +425,7 @@ def test_maps_lie_over_the_pixels_of_their_patches(written, evaluate):
     assert (width, height, shape) == pytest.approx((75 / WIDTH, 45 / HEIGHT, HEIGHT / WIDTH), abs=2e-3)
 
 
+@pytest.mark.browser
 def test_nothing_leaves_a_narrow_page(written, evaluate):
     long = [scored(f"{'x' * 60}-{k}", k / 10, float(k)) for k in range(5)]
     source = Page(written(*long, failed("y" * 60, "z" * 60))).source
@@ -397,6 +439,7 @@ def test_nothing_leaves_a_narrow_page(written, evaluate):
     assert needed <= window
 
 
+@pytest.mark.browser
 def test_everything_is_printed(written, evaluate):
     script = """
         const all = selector => [...document.querySelectorAll(selector)];
@@ -410,6 +453,7 @@ def test_everything_is_printed(written, evaluate):
     assert (folded, unfolded) == (False, True)
 
 
+@pytest.mark.browser
 @pytest.mark.parametrize(("scheme", "dark"), [(0, True), (1, False)], ids=["dark", "light"])
 def test_follows_the_color_scheme(written, chromium, tmp_path, scheme, dark):
     picture = tmp_path / "page.png"

@@ -1,25 +1,13 @@
-"""Slow float64 NumPy versions of what the package computes, written from the papers and sharing no code with it."""
+"""Slow float64 NumPy versions of what the package computes, written from the papers and sharing no code with it.
 
-from . import transport
-from .hscore import hscore
-from .knn import knn
-from .leep import leep
-from .logme import logme
-from .map import transferability_map
-from .moments import moments
-from .nce import nce
-from .otce import otce
-from .regularized_hscore import regularized_hscore
+A file holds a function of its own name, which is gathered here: that of a metric takes what the metric reads and the
+labels, `[N, C]` and `[N]`, and further `source=(features, labels)` where the metric needs one. A file without such a
+function is gathered as a module.
+"""
 
-__all__ = [
-    "hscore",
-    "knn",
-    "leep",
-    "logme",
-    "moments",
-    "nce",
-    "otce",
-    "regularized_hscore",
-    "transferability_map",
-    "transport",
-]
+from importlib import import_module
+from pkgutil import iter_modules
+
+for _name in [module.name for module in iter_modules(__path__)]:
+    _module = import_module(f"{__name__}.{_name}")
+    globals()[_name] = getattr(_module, _name, _module)

@@ -5,7 +5,8 @@ from collections import Counter
 import numpy as np
 
 
-def nce(source_labels, target_labels):
-    joint = Counter(zip(source_labels, target_labels, strict=True))
-    source = Counter(source_labels)
-    return sum(n / len(source_labels) * np.log(n / source[z]) for (z, _), n in joint.items())
+def nce(logits, labels):
+    predictions = logits.argmax(1).tolist()
+    joint = Counter(zip(predictions, labels.tolist(), strict=True))
+    source = Counter(predictions)
+    return sum(n / len(labels) * np.log(n / source[z]) for (z, _), n in joint.items())

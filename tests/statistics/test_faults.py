@@ -9,7 +9,7 @@ from torch_trf.statistics import Faults, JointMass, LogLikelihood, Moments, Pixe
 def count_faults(features, labels, statistic):
     if statistic is LogLikelihood:
         mass = torch.ones(2, features.shape[1], dtype=torch.float64, device=features.device)
-        options = {"joint_mass": JointMass(mass, Faults.none().to(features.device))}
+        options = {"joint_mass": JointMass(mass, faults=Faults.none().to(features.device))}
     else:
         options = {"num_classes": 2} | ({"size": 3} if statistic is PixelSample else {})
     return statistic.from_pixels(features, labels, **options).faults

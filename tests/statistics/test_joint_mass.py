@@ -22,22 +22,22 @@ def test_matches_definition(pixels, hard):
     assert_close(joint_mass.total, len(labels))
 
 
-@pytest.mark.parametrize("pool_batch", [True, False])
+@pytest.mark.parametrize("pool", ["dataset", "image"])
 @pytest.mark.parametrize("shape", [(3, 1024, 20, 20), (2, 4096, 2, 100)], ids=["some rows", "some columns"])
-def test_many_channels_are_one_image(shape, pool_batch, device):
+def test_many_channels_are_one_image(shape, pool, device):
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(shape, generator=generator).to(device)
     labels = torch.randint(0, 3, (shape[0], *shape[2:]), generator=generator).to(device)
-    joint_mass = JointMass.from_pixels(logits, labels, num_classes=3, pool_batch=pool_batch)
+    joint_mass = JointMass.from_pixels(logits, labels, num_classes=3, pool=pool)
     one_hot = torch.nn.functional.one_hot(labels, 3).double()
     expected = torch.einsum("bhwk,bzhw->bkz", one_hot, logits.double().softmax(1))
-    assert_close(joint_mass.mass, expected.sum(0) if pool_batch else expected)
+    assert_close(joint_mass.mass, expected.sum(0) if pool == "dataset" else expected)
 
 
 def test_images_apart(device):
     logits, labels = random_pixels(24, 4, 3, device=device)
     images, image_labels = logits.reshape(2, 3, 4, 4).permute(0, 3, 1, 2), labels.reshape(2, 3, 4)
-    apart = JointMass.from_pixels(images, image_labels, num_classes=3, pool_batch=False)
+    apart = JointMass.from_pixels(images, image_labels, num_classes=3, pool="image")
     for i, rows in enumerate((slice(12), slice(12, 24))):
         assert_same(apart[i], JointMass.from_pixels(logits[rows], labels[rows], num_classes=3))
 

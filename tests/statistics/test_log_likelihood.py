@@ -23,7 +23,7 @@ def test_matches_definition(pixels):
 def test_each_image_may_have_its_own_joint_mass(device):
     logits, labels = random_pixels(24, 4, 3, device=device)
     images, image_labels = logits.reshape(2, 3, 4, 4).permute(0, 3, 1, 2), labels.reshape(2, 3, 4)
-    apart = log_likelihood(images, image_labels, num_classes=3, pool_batch=False)
+    apart = log_likelihood(images, image_labels, num_classes=3, pool="image")
     for i, rows in enumerate((slice(12), slice(12, 24))):
         assert_close(apart.mean[i], log_likelihood(logits[rows], labels[rows], num_classes=3).mean)
 
@@ -44,8 +44,6 @@ def test_standard_error_is_the_spread_of_samples(device):
     logits, labels = random_pixels(400, 4, 3, device=device)
     joint_mass = JointMass.from_pixels(logits, labels, num_classes=3)
     samples = PixelSample.from_pixels(logits, labels, size=100, num_classes=3, num_repeats=2000)
-    likelihood = LogLikelihood.from_pixels(
-        *samples.as_images(), joint_mass=joint_mass, ignore_index=-1, pool_batch=False
-    )
+    likelihood = LogLikelihood.from_pixels(*samples.as_images(), joint_mass=joint_mass, ignore_index=-1, pool="image")
     claimed = likelihood.standard_error(samples.population).square().mean()
     assert_close(claimed, likelihood.mean.var(), rtol=0.15)  # five standard deviations of a variance of 2,000 draws

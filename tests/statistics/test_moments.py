@@ -8,17 +8,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torch_trf import metrics
 from torch_trf._ops._many_channels import FEWEST_CHANNELS
 from torch_trf._ops._patch_moments import patch_moments_reference
 from torch_trf.pixels import as_images
 from torch_trf.statistics import Faults, Moments
 
 from .. import references
-from ..helpers import SIZES, arrays, assert_close, nest, random_pixels
+from ..helpers import SIZES, arrays, assert_close, metrics_that, nest, random_pixels
 
 MANY = FEWEST_CHANNELS + 4
-every_metric = pytest.mark.parametrize("metric", [metrics.logme, metrics.hscore, metrics.regularized_hscore])
+every_metric = metrics_that(lambda metric: metric.looks[0].statistic is Moments)
 
 
 def network_features(count, channels, *, condition, offset, device):
@@ -76,7 +75,7 @@ def test_float32_far_from_the_origin(metric, count, channels, device):
     features, labels = random_pixels(count, channels, 3, device=device)
     features += 1000
     scores = [
-        metric(
+        metric.score(
             Moments.from_pixels(features[: count // 2].to(dtype), labels[: count // 2], num_classes=3)
             + Moments.from_pixels(features[count // 2 :].to(dtype), labels[count // 2 :], num_classes=3)
         )
@@ -91,8 +90,8 @@ def test_float32_far_from_the_origin(metric, count, channels, device):
 def test_scores_of_ill_conditioned_channels(metric, count, offset, device):
     features, labels = network_features(count, MANY, condition=1e6, offset=offset, device=device)
     *sums, faults = patch_moments_reference(*as_images(features.double(), labels), 5, 1, count, True, 255)
-    expected = metric(Moments(*sums, Faults.from_columns(faults))).squeeze()
-    assert_close(metric(Moments.from_pixels(features, labels, num_classes=5)), expected, rtol=1e-6, atol=0)
+    expected = metric.score(Moments(*sums, faults=Faults.from_columns(faults))).squeeze()
+    assert_close(metric.score(Moments.from_pixels(features, labels, num_classes=5)), expected, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("offset", [0, 1e3])

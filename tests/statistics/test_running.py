@@ -11,6 +11,7 @@ from ..helpers import assert_same, random_pixels
 from .test_statistic import BUILDERS, CLASSES, every_statistic
 
 
+@pytest.mark.slow
 @every_statistic
 @given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=12), data=st.data())
 def test_any_batches_in_any_order_add_up_to_the_whole(build, sizes, data, device):

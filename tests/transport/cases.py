@@ -4,7 +4,8 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
-from torch_trf.transport import joint_label_mass
+from torch_trf.transport import Exact, Sinkhorn, couple
+from torch_trf.transport._problem import Problem
 
 from .. import references
 from ..helpers import arrays, random_pixels
@@ -15,9 +16,7 @@ SIZES = st.fixed_dictionaries(
     {"source_count": st.integers(1, 12), "target_count": st.integers(1, 12), "seed": st.integers(0, 2**32 - 1)}
 )
 EPSILON = 0.2  # so large that Sinkhorn converges to a tolerance that only tests ask for
-OPTIONS = {"exact": {"solver": "exact"}, "sinkhorn": {"solver": "sinkhorn", "epsilon": EPSILON, "tolerance": 1e-11}}
 CLOSE = {"rtol": 1e-8, "atol": 1e-9}  # of Sinkhorn's results at this tolerance
-every_solver = pytest.mark.parametrize("solver", list(OPTIONS))
 POINTS = {  # from random ones, of either side
     "random": lambda x, side: x,
     "duplicated": lambda x, side: x[torch.arange(len(x)) // 4 * 4],
@@ -31,8 +30,21 @@ POINTS = {  # from random ones, of either side
 every_kind = pytest.mark.parametrize("kind", list(POINTS))
 
 
+def sinkhorn(**options):
+    """Sinkhorn, which converges so far that its result can be compared."""
+    return Sinkhorn(**{"epsilon": EPSILON, "tolerance": 1e-11} | options)
+
+
+def every_solver_with(**options):
+    """The exact solver, and Sinkhorn with these options."""
+    return pytest.mark.parametrize("solver", [Exact(), sinkhorn(**options)], ids=["exact", "sinkhorn"])
+
+
+every_solver = every_solver_with()
+
+
 def random_problem(source_count=30, target_count=40, *, device, kind="random", dtype=torch.float64, seed=0):
-    """Features and labels of both sides; the features of one side lie a little apart from those of the other."""
+    """Features and labels of the source, then of the target, whose features lie a little apart."""
     source = random_pixels(source_count, CHANNELS, SOURCE_CLASSES, device="cpu", seed=seed)
     target = random_pixels(target_count, CHANNELS, CLASSES, device="cpu", seed=seed + 1)
     source, target = ((POINTS[kind](x, side), y) for side, (x, y) in enumerate((source, target)))
@@ -49,9 +61,22 @@ def stack(problems):
     return [torch.stack(tensors) for tensors in zip(*problems, strict=True)]
 
 
+def sides(pixels):
+    """The arguments of `couple` and its like, of a problem."""
+    source_features, source_labels, features, labels = pixels
+    return {"features": features, "labels": labels, "source": (source_features, source_labels)}
+
+
 def solve(pixels, solver="exact", **options):
-    """The label mass of a problem, by a solver at its options."""
-    return joint_label_mass(*pixels, **NUM_CLASSES | OPTIONS[solver] | options)
+    """The coupling of a problem."""
+    return couple(**sides(pixels), **NUM_CLASSES | {"solver": solver} | options)
+
+
+def problem_of(pixels, label_cost=None):
+    """What a solver is given of problems side by side."""
+    source_features, source_labels, features, labels = pixels
+    source = source_features, source_labels
+    return Problem.of(features, labels, source=source, **NUM_CLASSES, label_cost=label_cost)
 
 
 def expected(pixels, label_cost=None, epsilon=0.0):
@@ -62,6 +87,12 @@ def expected(pixels, label_cost=None, epsilon=0.0):
     plan = references.transport.sinkhorn_plan(cost, epsilon) if epsilon else references.transport.exact_plan(cost)
     mass = references.transport.label_mass(plan, source_labels, target_labels, CLASSES, SOURCE_CLASSES)
     return mass, (plan * cost).sum()
+
+
+def mean_cost(pixels, label_cost=None):
+    """What a pair of pixels costs on average."""
+    labels = [] if label_cost is None else [label_cost]
+    return references.transport.ground_cost(*arrays(*pixels, *labels)).mean()
 
 
 def shares(labels, num_classes):

@@ -27,9 +27,9 @@ def test_reduced_costs_are_costs_less_potentials(numbers, batch, device, monkeyp
     *arguments, costs = problem(batch, device)
     expected = costs - arguments[2].unsqueeze(-1) - arguments[3].unsqueeze(-2)
     place = 0
-    for rows, found in _costs.reduced_costs(*arguments):
+    for rows, reduced in _costs.reduced_costs(*arguments):
         assert rows.start == place
-        assert_close(found, expected[..., rows, :], atol=1e-13)
+        assert_close(reduced, expected[..., rows, :], atol=1e-13)
         place = rows.stop
     assert place == 7
 
@@ -39,8 +39,8 @@ def test_reduced_costs_are_costs_less_potentials(numbers, batch, device, monkeyp
 def test_c_transform_is_the_largest_feasible_potential(numbers, batch, device, monkeypatch):
     monkeypatch.setattr(_costs, "CHUNK_NUMBERS", numbers)
     source, target, _, potential, costs = problem(batch, device)
-    found = _costs.c_transform(source, target, potential)
-    assert_close(found, (costs - potential.unsqueeze(-2)).amin(-1), atol=1e-13)
+    potential_of_source = _costs.c_transform(source, target, potential)
+    assert_close(potential_of_source, (costs - potential.unsqueeze(-2)).amin(-1), atol=1e-13)
 
 
 def test_where_nothing_is_there_is_no_bound(device):

@@ -22,13 +22,13 @@ def pairs(request, monkeypatch):
     monkeypatch.setattr(_exact, "NEAREST", 2)  # so few that some are missed
 
 
-def assert_optimal(found, mean_cost):
+def assert_optimal(coupling, mean_cost):
     """By the certificate: no coupling costs less."""
-    assert found.duality_gap <= 1e-9 * mean_cost
-    assert found.marginal_error <= 1e-12
-    assert found.converged
-    assert found.solver == "exact"
-    assert found.epsilon == 0
+    assert coupling.duality_gap <= 1e-9 * mean_cost
+    assert coupling.marginal_error <= 1e-12
+    assert coupling.converged
+    assert coupling.solver == "exact"
+    assert coupling.epsilon == 0
 
 
 @pytest.mark.usefixtures("pairs")
@@ -38,10 +38,10 @@ def assert_optimal(found, mean_cost):
 def test_matches_assignment(kind, source_count, target_count, label_cost_scale, device):
     pixels = random_problem(source_count, target_count, device=device, kind=kind)
     label_cost = random_label_cost(device, label_cost_scale)
-    found = solve(pixels, label_cost=label_cost)
+    coupling = solve(pixels, label_cost=label_cost)
     mass, cost = expected(pixels, label_cost)
-    assert_close(found.mass, mass)
-    assert_close(found.cost, cost)
+    assert_close(coupling.mass, mass)
+    assert_close(coupling.cost, cost)
 
 
 @pytest.mark.usefixtures("pairs")
@@ -49,38 +49,39 @@ def test_matches_assignment(kind, source_count, target_count, label_cost_scale, 
 @every_size
 def test_costs_least_and_proves_it(kind, source_count, target_count, device):
     pixels = random_problem(source_count, target_count, device=device, kind=kind)
-    found = solve(pixels)
+    coupling = solve(pixels)
     mean_cost = torch.cdist(pixels[0], pixels[2]).square().mean()
-    assert_close(found.cost, expected(pixels)[1], atol=1e-9 * mean_cost.item())
-    assert_optimal(found, mean_cost)
+    assert_close(coupling.cost, expected(pixels)[1], atol=1e-9 * mean_cost.item())
+    assert_optimal(coupling, mean_cost)
 
 
+@pytest.mark.slow
 @given(sizes=SIZES)
 def test_some_pairs_suffice(sizes, device):
     pixels = random_problem(device=device, **sizes)
-    found = solve(pixels)
+    coupling = solve(pixels)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_exact, "DENSE_PIXELS", 2)
         patch.setattr(_exact, "NEAREST", 1)
-        some = solve(pixels)
-    assert_close(some.mass, found.mass)
-    assert_close(some.cost, found.cost)
+        of_some = solve(pixels)
+    assert_close(of_some.mass, coupling.mass)
+    assert_close(of_some.cost, coupling.cost)
 
 
 @every_kind
 def test_hundreds_of_pixels_need_few_rounds(kind, device, monkeypatch):
     monkeypatch.setattr(_exact, "DENSE_PIXELS", 50)
     pixels = random_problem(600, 500, device=device, kind=kind)
-    found = solve(pixels)
+    coupling = solve(pixels)
     mean_cost = torch.cdist(pixels[0], pixels[2]).square().mean()
-    assert_optimal(found, mean_cost)
-    assert found.iterations <= 20
+    assert_optimal(coupling, mean_cost)
+    assert coupling.iterations <= 20
 
 
 def test_problems_side_by_side_are_solved_alone(device):
     problems = [random_problem(device=device, seed=seed) for seed in range(8)]
-    found = solve(stack(problems))
-    for mass, cost, pixels in zip(found.mass, found.cost, problems, strict=True):
+    coupling = solve(stack(problems))
+    for mass, cost, pixels in zip(coupling.mass, coupling.cost, problems, strict=True):
         alone = solve(pixels)
         assert_close(mass, alone.mass, rtol=0, atol=0)
         assert_close(cost, alone.cost)

@@ -7,10 +7,9 @@ import torch
 
 from torch_trf.transport import _kernels
 from torch_trf.transport._kernels import DenseKernel, OnlineKernel
-from torch_trf.transport._problem import Problem
 
 from ..helpers import assert_close
-from .cases import CHANNELS, CLASSES, random_problem
+from .cases import CHANNELS, CLASSES, problem_of, random_problem
 
 EPSILON = 0.05
 
@@ -20,7 +19,7 @@ def problem(device):
     """A problem in units of epsilon, with places without pixel on either side."""
     pixels = random_problem(device=device)
     pixels[1][3:6], pixels[3][-4:] = -1, -1
-    problem = Problem.of(*(t[None] for t in pixels))
+    problem = problem_of([t[None] for t in pixels])
     return replace(problem, source=problem.source / EPSILON**0.5, target=problem.target / EPSILON**0.5)
 
 
@@ -49,23 +48,23 @@ def assert_sums_over_the_plan(kernel, problem, source_potential, target_potentia
     assert_close(rows, problem.source_weight, **tolerances)
     assert_close(columns[is_pixel], problem.target_weight[is_pixel], **tolerances)
     values = torch.randn(1, len(is_pixel[0]), CHANNELS + CLASSES, dtype=torch.float64, device=is_pixel.device)
-    found = kernel.plan_times(source_balanced, target_potential, values)
-    assert_close(found, plan(problem, source_balanced, target_potential) @ values, **tolerances)
+    product = kernel.plan_times(source_balanced, target_potential, values)
+    assert_close(product, plan(problem, source_balanced, target_potential) @ values, **tolerances)
 
 
 def test_dense_kernel_sums_over_the_plan(problem):
-    kernel = DenseKernel(problem, potentials(problem, 5)[1], torch.float64)
+    kernel = DenseKernel(problem, potentials(problem, 5)[1])
     assert_sums_over_the_plan(kernel, problem, *potentials(problem, 5))
 
 
 def test_online_kernel_sums_over_the_plan(problem):
-    assert_sums_over_the_plan(OnlineKernel(problem, torch.float64), problem, *potentials(problem, 5))
+    assert_sums_over_the_plan(OnlineKernel(problem), problem, *potentials(problem, 5))
 
 
 def test_dense_kernel_follows_potentials_that_leave_single_precision(problem):
     source_potential, target_potential = potentials(problem, 5)
     source_potential, target_potential = source_potential - 500, target_potential + 500
-    kernel = DenseKernel(problem, torch.zeros_like(target_potential), torch.float32)
+    kernel = DenseKernel(replace(problem, precision=torch.float32), torch.zeros_like(target_potential))
     assert not kernel.source_potential(target_potential).isfinite().any()
     kernel.follow(target_potential)
     assert_sums_over_the_plan(kernel, problem, source_potential, target_potential, rtol=1e-4)
@@ -73,7 +72,7 @@ def test_dense_kernel_follows_potentials_that_leave_single_precision(problem):
 
 def test_absorbing_changes_nothing(problem, monkeypatch):
     source_potential, target_potential = potentials(problem, 5)
-    kernel = DenseKernel(problem, torch.zeros_like(target_potential), torch.float64)
+    kernel = DenseKernel(problem, torch.zeros_like(target_potential))
     is_pixel, results = problem.target_weight > 0, []
     for far in (_kernels.FAR, 0.0):
         monkeypatch.setattr(_kernels, "FAR", far)

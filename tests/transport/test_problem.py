@@ -3,15 +3,13 @@
 import pytest
 import torch
 
-from torch_trf.transport._problem import Problem
-
 from .. import references
 from ..helpers import arrays, assert_close
-from .cases import every_kind, random_label_cost, random_problem
+from .cases import every_kind, problem_of, random_label_cost, random_problem
 
 
 def single(pixels, label_cost=None):
-    return Problem.of(*(t[None] for t in pixels), None if label_cost is None else label_cost[None])[0]
+    return problem_of([t[None] for t in pixels], None if label_cost is None else label_cost[None])[0]
 
 
 def costs(problem):

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from ._checks import check_tensor
 from ._registration import define, run
 
 # Where Jacobi rotations are the faster way; larger matrices go to the library's solver, one after the other.
@@ -27,12 +28,18 @@ def eigenbasis(
         The eigenvalues `[..., D]`, ascending, and R V `[..., K, D]`. A matrix that is not finite gives NaN. There is
         no backward.
 
+    Raises:
+        ValueError: shapes or devices that do not fit, or tensors that are not float64.
+
     Example:
         >>> values, rows = eigenbasis(torch.tensor([[2.0, 1.0], [1.0, 2.0]]).double(), torch.ones(1, 2).double())
         >>> values.tolist(), [round(x, 6) for x in rows.square().flatten().tolist()]
         ([1.0, 3.0], [0.0, 2.0])
     """
-    if matrix.shape[-1] > MOST_CHANNELS.get(matrix.device.type, 0):
+    batch, channels = matrix.shape[:-2], matrix.shape[-1]
+    check_tensor("matrix", matrix, (*batch, channels, channels), matrix.device)
+    check_tensor("rows", rows, (*batch, *rows.shape[-2:-1], channels), matrix.device)
+    if channels > MOST_CHANNELS.get(matrix.device.type, 0):
         return eigenbasis_reference(matrix, rows)
     return run("eigenbasis", matrix.contiguous(), rows.contiguous())
 

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
+from ._checks import check_tensor
 from ._registration import define, run
 
 
@@ -44,7 +45,16 @@ def logme_evidence(
 
     Returns:
         `[..., K]`, in nats a pixel. There is no backward.
+
+    Raises:
+        ValueError: shapes, dtypes or devices that do not fit.
     """
+    directions, classes, device = sigma.shape[-1], outside.shape[-1], sigma.device
+    check_tensor("sigma", sigma, (*count.shape, directions), device)
+    check_tensor("projected", projected, (*count.shape, classes, directions), device)
+    check_tensor("outside", outside, (*count.shape, classes), device)
+    check_tensor("count", count, count.shape, device)
+    check_tensor("included", included, (*count.shape, classes), device, torch.bool)
     tensors = (tensor.contiguous() for tensor in (sigma, projected, outside, count, included))
     return run("logme_evidence", *tensors, epsilon, tolerance, max_iterations)
 

@@ -6,11 +6,11 @@ from torch import Tensor
 from ._patches import class_index, fault_columns
 
 # Measured on two cores. The library is faster than the kernel from 200 channels on, and from 256 on even where the
-# kernel has an image for each core. Larger chunks leave the cache, shorter products are slow; blocks of fewer rows are
+# kernel has an image for each core. Larger tiles leave the cache, shorter products are slow; blocks of fewer rows are
 # slow to multiply, and of larger ones more is computed twice.
 FEWEST_CHANNELS = 256
-CHUNK_NUMBERS = 1 << 20  # features converted to float64 at a time, 8 MB, ...
-CHUNK_PIXELS = 512  # ... but no fewer pixels than these
+TILE_NUMBERS = 1 << 20  # features converted to float64 at a time, 8 MB, ...
+TILE_PIXELS = 512  # ... but no fewer pixels than these
 BLOCK_CHANNELS = 128
 
 
@@ -55,9 +55,9 @@ def _moments(x: Tensor, label: Tensor, gram: Tensor, num_classes: int, ignore_in
     sums = gram.new_zeros(num_classes + 1, gram.shape[-1])  # over each class, and weighted by the squared norm
     fourth = gram.new_zeros(())
     non_finite = []
-    chunks = (_chunks(images, max(CHUNK_PIXELS, CHUNK_NUMBERS // len(gram))) for images in (x, index.unsqueeze(1)))
-    for number, (part, part_index) in enumerate(zip(*chunks, strict=True)):
-        y, square = _offsets(part, origin)
+    tiles = (_tiles(images, max(TILE_PIXELS, TILE_NUMBERS // len(gram))) for images in (x, index.unsqueeze(1)))
+    for number, (part, part_index) in enumerate(zip(*tiles, strict=True)):
+        y, square = _around(part, origin)
         is_class = part_index.squeeze(0) >= 0
         counts = is_class & square.isfinite()
         non_finite.append(is_class & ~counts)
@@ -81,7 +81,7 @@ def _first(x: Tensor, candidate: Tensor) -> Tensor:
     return pixel.flatten().masked_fill(~candidate.any(), 0)
 
 
-def _chunks(images: Tensor, most_pixels: int) -> list[Tensor]:
+def _tiles(images: Tensor, most_pixels: int) -> list[Tensor]:
     """`[B, C, pixels]` cut into `[C, pixels]`: several images or an even part of one, at most `most_pixels`."""
     pixels = images.shape[-1]
     parts = -(-pixels // most_pixels)
@@ -92,7 +92,7 @@ def _chunks(images: Tensor, most_pixels: int) -> list[Tensor]:
     ]
 
 
-def _offsets(x: Tensor, origin: Tensor) -> tuple[Tensor, Tensor]:
+def _around(x: Tensor, origin: Tensor) -> tuple[Tensor, Tensor]:
     """Features `[D, pixels]` around the origin in float64, and their squared norms."""
     y = torch.empty_like(x, dtype=torch.float64)
     square = y.new_zeros(y.shape[1])

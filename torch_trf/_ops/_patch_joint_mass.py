@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float, Float64, Int64, Integer
 from torch import Tensor
 
-from ._patches import check_pixels, class_index, fault_columns, patch_shape, patches, with_an_image
+from ._checks import check_pixels
+from ._patches import class_index, fault_columns, patch_shape, patches, with_an_image
 from ._registration import define, run
 
 
@@ -54,7 +55,7 @@ def patch_joint_mass(
         [[[[1.0, 1.0], [0.0, 1.0]]]]
     """
     cell = (cell_height, cell_width)
-    check_pixels(logits, labels, num_classes, cell, cell)
+    check_pixels(logits, labels, num_classes, cell, cell, pool_batch)
     arguments = (logits, labels, num_classes, cell_height, cell_width, pool_batch, ignore_index, hard)
     return PatchJointMass(*run("patch_joint_mass", *arguments))
 

@@ -1,4 +1,4 @@
-"""The op `torch_trf::patch_log_likelihood`: LEEP's second look at the pixels, window by window."""
+"""The op `torch_trf::patch_log_likelihood`: LEEP's second look at the pixels, patch by patch."""
 
 from typing import NamedTuple
 
@@ -6,13 +6,14 @@ import torch
 from jaxtyping import Float, Float64, Int64, Integer
 from torch import Tensor
 
+from ._checks import check_pixels, check_tensor
 from ._patch_joint_mass import prediction
-from ._patches import check_pixels, class_index, fault_columns, patch_shape, patches, with_an_image
+from ._patches import class_index, fault_columns, patch_shape, patches, with_an_image
 from ._registration import define, run
 
 
 class PatchLogLikelihood(NamedTuple):
-    """What `patch_log_likelihood` returns: sums over the pixels of a window of l = ln Σ_z p(y|z) θ_z(x)."""
+    """What `patch_log_likelihood` returns: sums over the pixels of a patch of l = ln Σ_z p(y|z) θ_z(x)."""
 
     total: Float64[Tensor, "*patches"]  # Σ l, in nats
     total_square: Float64[Tensor, "*patches"]  # Σ l²
@@ -31,46 +32,40 @@ def patch_log_likelihood(
     pool_batch: bool,
     ignore_index: int,
 ) -> PatchLogLikelihood:
-    """The log-likelihood of the target labels in every window of a grid, each window by its own p(y|z).
+    """The log-likelihood of the target labels in every patch of a grid, each patch by its own p(y|z).
 
-    θ is the softmax of a pixel's logits, fused into the sum: probabilities are never written out. Windows may overlap;
-    a pixel is then looked at once for each window that holds it.
+    θ is the softmax of a pixel's logits, fused into the sum: probabilities are never written out. Patches may overlap;
+    a pixel is then looked at once for each patch that holds it.
 
     Args:
         logits: `[B, Z, H, W]`, dtypes and strides as for `patch_moments`.
         labels: `[B, H, W]`, as for `patch_moments`.
         target_given_source: `[H', W', K, Z]`, or `[B, H', W', K, Z]` where the batch is not pooled: p(y|z) of every
-            window, any strides. H' = (H - patch_height) // stride_height + 1, and W' alike.
-        patch_height: height of a window in pixels.
-        patch_width: width of a window in pixels.
-        stride_height: rows from one window to the next.
-        stride_width: columns from one window to the next.
-        pool_batch: whether a window is pooled over the batch or lies in one image.
+            patch, any strides. H' = (H - patch_height) // stride_height + 1, and W' alike.
+        patch_height: height of a patch in pixels.
+        patch_width: width of a patch in pixels.
+        stride_height: rows from one patch to the next.
+        stride_width: columns from one patch to the next.
+        pool_batch: whether a patch is pooled over the batch or lies in one image.
         ignore_index: label of the pixels to leave out.
 
     Returns:
-        The sums of every window in float64; the same input gives the same bits. There is no backward.
+        The sums of every patch in float64; the same input gives the same bits. There is no backward.
 
     Raises:
-        ValueError: as `patch_moments`, or a `target_given_source` that does not fit the windows and logits.
+        ValueError: as `patch_moments`, or a `target_given_source` that does not fit the patches and logits.
 
     Example:
         >>> logits = torch.tensor([[9.0, 0.0], [0.0, 9.0]]).T.reshape(1, 2, 1, 2)
         >>> p = torch.eye(2, dtype=torch.float64).expand(1, 1, 2, 2)
-        >>> found = patch_log_likelihood(logits, torch.tensor([[[0, 1]]]), p, 1, 2, 1, 2, True, 255)
-        >>> round(found.total.item(), 6), found.pixel_count.item()
+        >>> sums = patch_log_likelihood(logits, torch.tensor([[[0, 1]]]), p, 1, 2, 1, 2, True, 255)
+        >>> round(sums.total.item(), 6), sums.pixel_count.item()
         (-0.000247, 2)
     """
     patch, stride = (patch_height, patch_width), (stride_height, stride_width)
-    check_pixels(logits, labels, target_given_source.shape[-2], patch, stride)
-    grid = patch_shape(labels, patch, stride, pool_batch)
-    if list(target_given_source.shape[:-2]) != grid or target_given_source.shape[-1] != logits.shape[1]:
-        raise ValueError(f"p(y|z) {list(target_given_source.shape)} for windows {grid} and logits {list(logits.shape)}")
-    if target_given_source.dtype != torch.float64 or target_given_source.device != logits.device:
-        raise ValueError(
-            f"p(y|z) must be float64 on {logits.device}, not {target_given_source.dtype} on"
-            f" {target_given_source.device}"
-        )
+    num_classes = target_given_source.shape[-2]
+    grid = check_pixels(logits, labels, num_classes, patch, stride, pool_batch)
+    check_tensor("target_given_source", target_given_source, (*grid, num_classes, logits.shape[1]), logits.device)
     arguments = (logits, labels, target_given_source.contiguous(), *patch, *stride, pool_batch, ignore_index)
     return PatchLogLikelihood(*run("patch_log_likelihood", *arguments))
 

@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Float, Float64, Int64, Integer
 from torch import Tensor
 
+from ._checks import check_pixels
 from ._many_channels import has_many_channels, moments_of_many_channels
-from ._patches import check_pixels, class_index, fault_columns, patch_shape, patches, with_an_image
+from ._patches import class_index, fault_columns, patch_shape, patches, with_an_image
 from ._registration import define, run
 
 
@@ -63,7 +64,7 @@ def patch_moments(
         (1.0, [[[2, 1]]], [2.0, 3.0])
     """
     cell = (cell_height, cell_width)
-    check_pixels(features, labels, num_classes, cell, cell)
+    check_pixels(features, labels, num_classes, cell, cell, pool_batch)
     name = "moments_of_many_channels" if has_many_channels(features, labels, cell) else "patch_moments"
     arguments = (features, labels, num_classes, cell_height, cell_width, pool_batch, ignore_index)
     return PatchMoments(*run(name, *arguments))

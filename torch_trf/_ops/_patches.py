@@ -1,4 +1,4 @@
-"""What the ops over patches share: which pixels count, where a patch lies, which tensors they take."""
+"""What the ops over patches share: which pixels count, and where a patch lies."""
 
 import torch
 from jaxtyping import Bool, Int64, Integer
@@ -6,33 +6,7 @@ from torch import Tensor
 
 LEAST_INT64, LARGEST_INT64 = torch.iinfo(torch.int64).min, torch.iinfo(torch.int64).max
 
-FEATURE_TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-LABEL_TYPES = (torch.int64, torch.int32, torch.uint8)
-
 Size = tuple[int, int]  # height and width, in pixels
-
-
-def check_pixels(features: Tensor, labels: Tensor, num_classes: int, patch: Size, stride: Size) -> None:
-    """Raises where features `[B, D, H, W]` and labels `[B, H, W]` are not what the ops over patches take.
-
-    Raises:
-        ValueError: shapes, dtypes or devices that do not fit, no channel, no class, or what `patch_shape` refuses.
-    """
-    if features.shape[:1] + features.shape[2:] != labels.shape:
-        raise ValueError(
-            f"features {list(features.shape)} must be [B, D, H, W] and labels {list(labels.shape)} [B, H, W]"
-        )
-    if features.shape[1] == 0:
-        raise ValueError(f"features {list(features.shape)} have no channel")
-    if features.dtype not in FEATURE_TYPES:
-        raise ValueError(f"features must be float64, float32, float16 or bfloat16, not {features.dtype}")
-    if labels.dtype not in LABEL_TYPES:
-        raise ValueError(f"labels must be int64, int32 or uint8, not {labels.dtype}")
-    if features.device != labels.device:
-        raise ValueError(f"features are on {features.device}, labels on {labels.device}: put them on one device")
-    if num_classes < 1:
-        raise ValueError(f"num_classes must be positive, not {num_classes}")
-    patch_shape(labels, patch, stride, True)
 
 
 def patch_shape(labels: Tensor, patch: Size, stride: Size, pool_batch: bool) -> list[int]:
@@ -52,10 +26,10 @@ def patch_shape(labels: Tensor, patch: Size, stride: Size, pool_batch: bool) -> 
 
 def patches(images: Tensor, patch: Size, stride: Size, pool_batch: bool) -> Tensor:
     """`[B, C, H, W]` to `[C, H', W', pixels]` where the batch is pooled, else `[C, B, H', W', pixels]`."""
-    windows = images.unfold(2, patch[0], stride[0]).unfold(3, patch[1], stride[1])
+    rectangles = images.unfold(2, patch[0], stride[0]).unfold(3, patch[1], stride[1])
     if pool_batch:
-        return windows.permute(1, 2, 3, 0, 4, 5).flatten(3)
-    return windows.transpose(0, 1).flatten(4)
+        return rectangles.permute(1, 2, 3, 0, 4, 5).flatten(3)
+    return rectangles.transpose(0, 1).flatten(4)
 
 
 def with_an_image(images: Tensor, labels: Tensor, ignore_index: int, pool_batch: bool) -> tuple[Tensor, Tensor, int]:

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..ranking import Correlation, correlation, read_accuracies, read_scores, write_correlation
-from ..ranking._correlation_files import output_files
+from ..ranking import Correlation, correlation, output_files, read_accuracies, read_scores, write_correlation
 from ._shared import aligned, check_output
 
 
@@ -47,40 +46,41 @@ def correlate_parser() -> ArgumentParser:
 
 def correlate(options: Namespace) -> None:
     """Compares, prints the table, and writes it."""
-    read = Path(options.scores), Path(options.accuracies)
+    inputs = Path(options.scores), Path(options.accuracies)
     if options.output is not None and not os.path.basename(options.output).strip("."):
         raise ValueError(f"--output {options.output!r} ends without a name, of which .json, .csv and .png are written")
     written = output_files(options.output) if options.output is not None else ()
     for path in written:
         check_output(path)
-        if path.resolve() in [each.resolve() for each in read]:
+        if path.resolve() in [each.resolve() for each in inputs]:
             raise ValueError(f"--output {options.output} would overwrite {path}, which is read")
-    scores, failures = read_scores(read[0])
-    accuracies, source_accuracies = read_accuracies(read[1])
-    for name, failure in failures.items():
+    scores = read_scores(inputs[0])
+    accuracies, source_accuracies = read_accuracies(inputs[1])
+    for name, failure in scores.failures.items():
         warnings.warn(f"{name} failed in the ranking and is left out: {failure}", stacklevel=2)
         for values in (accuracies, source_accuracies or {}):
             values.pop(name, None)
-    found = correlation(
-        scores,
+    result = correlation(
+        scores.scores,
         accuracies,
         source_accuracies=source_accuracies,
+        units=scores.units,
         top=options.top,
         num_resamples=options.num_resamples,
         seed=options.seed,
     )
-    print(correlation_table(found))
+    print(correlation_table(result))
     if written:
-        write_correlation(found, options.output)
+        write_correlation(result, options.output)
         print(f"written to {', '.join(map(str, written))}")
 
 
-def correlation_table(found: Correlation) -> str:
+def correlation_table(result: Correlation) -> str:
     """A correlation for the terminal: how many models, the coefficients and regrets, and what the intervals are."""
-    accuracies = found.accuracies.values()
-    titles = [f"top-{k} regret" for k in sorted({1, found.top})]
+    accuracies = result.accuracies.values()
+    titles = [f"top-{k} regret" for k in sorted({1, result.top})]
     coefficients, regrets = [], []
-    for predictor, agreement in found.agreements.items():
+    for predictor, agreement in result.agreements.items():
         measures = agreement.spearman, agreement.weighted_kendall, agreement.kendall, agreement.pearson
         coefficients.append([predictor, *map(str, measures)])
         of_top = (agreement.top_1_regret, agreement.top_k_regret)[: len(titles)]
@@ -89,6 +89,6 @@ def correlation_table(found: Correlation) -> str:
         f"{len(accuracies)} models, accuracies from {min(accuracies):.4f} to {max(accuracies):.4f}\n"
         f"{aligned([['', 'spearman', 'weighted kendall', 'kendall', 'pearson'], *coefficients], left={0})}\n\n"
         f"{aligned([['', *titles], *regrets], left={0})}\n\n"
-        f"in brackets: 95 % intervals over {found.num_resamples:,} bootstrap resamples of the models; of random order,"
-        f" the mean and the middle 95 % of {found.num_resamples:,} random orders"
+        f"in brackets: 95 % intervals over {result.num_resamples:,} bootstrap resamples of the models; of random order,"
+        f" the mean and the middle 95 % of {result.num_resamples:,} random orders"
     )

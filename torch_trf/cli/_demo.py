@@ -81,6 +81,6 @@ def _table(tuned: list[Tuned]) -> str:
     """What became of the models, the best one first."""
     rows = [["mean IoU of the model that learned", "its own domain", f"{TARGET}, before", f"{TARGET}, fine-tuned", "±"]]
     for each in sorted(tuned, key=lambda each: -each.accuracy):
-        known = each.source_accuracy, each.before, each.accuracy, each.deviation
-        rows.append([each.name, *("" if value is None else f"{value:.4f}" for value in known)])
+        cells = each.source_accuracy, each.before, each.accuracy, each.deviation
+        rows.append([each.name, *("" if value is None else f"{value:.4f}" for value in cells)])
     return aligned(rows, left={0})

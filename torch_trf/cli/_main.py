@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 from torch import distributed
 
 from .. import __version__
-from ..statistics._collectives import rank
+from .._collectives import rank
 from . import _correlate, _demo, _folders, _models
 from ._shared import chosen_device
 
@@ -42,31 +42,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = lambda message, *_, **__: _tell(f"note: {message}") if rank() == 0 else None
+        warnings.showwarning = lambda message, *_, **__: _print(f"note: {message}") if rank() == 0 else None
         try:
             options = _parser().parse_args(arguments)
-            chosen = options[options.subcommand]
-            with _ranks(options.subcommand, chosen):
-                return COMMANDS[options.subcommand][1](chosen) or 0
+            of_command = options[options.subcommand]
+            with _joined_ranks(options.subcommand, of_command):
+                return COMMANDS[options.subcommand][1](of_command) or 0
         except KeyboardInterrupt:
-            _tell("interrupted")
+            _print("interrupted")
             return INTERRUPTED
         except Exception as error:  # models and data sets may be anybody's code
             if "--debug" in arguments:
                 raise
-            told = isinstance(error, argparse.ArgumentError | ValueError | OSError | RuntimeError)
-            _tell(f"error: {'' if told else f'{type(error).__name__}: '}{' '.join(str(error).split())}")
+            says_enough = isinstance(error, argparse.ArgumentError | ValueError | OSError | RuntimeError)
+            _print(f"error: {'' if says_enough else f'{type(error).__name__}: '}{' '.join(str(error).split())}")
             return WRONG_INPUT
 
 
-def _tell(message: str) -> None:
+def _print(message: str) -> None:
     """A line on stderr, which names the process where there are several."""
     which = f" (rank {rank()})" if distributed.is_initialized() else ""
     print(f"torch-trf{which}: {message}", file=sys.stderr)
 
 
 @contextmanager
-def _ranks(subcommand: str, options: Namespace) -> Iterator[None]:
+def _joined_ranks(subcommand: str, options: Namespace) -> Iterator[None]:
     """Joins the processes that torchrun has started, where it has."""
     if not distributed.is_torchelastic_launched():
         yield

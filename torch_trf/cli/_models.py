@@ -1,39 +1,29 @@
 """Commands over models and images: rank and extract."""
 
-from collections.abc import Callable
 from dataclasses import MISSING, fields
-from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from ..datasets import LabeledData
-from ..ranking import Candidate, Ranker, Ranking, extract
-from ..ranking._extract import FileType
-from ..ranking._passes import Precision
-from ..ranking._rank import DEFAULTS
-from ..score import Scorer
-from ..table import METRICS, FeatureMetricName, MetricName
-from ._shared import NOT_ASKED, aligned, chosen_device
+from ..inference import Inference
+from ..metrics import METRICS
+from ..ranking import Candidate, FileType, Ranker, Ranking, extract
+from ._shared import (
+    METRIC,
+    Parsed,
+    add_device,
+    add_metrics,
+    add_sampling,
+    add_solver,
+    aligned,
+    chosen_device,
+    chosen_sampling,
+)
 
 T = TypeVar("T", Candidate, LabeledData)
 
 SOME_FAILED = 1
-ASKED = Scorer.__dataclass_fields__.keys() - NOT_ASKED - {"ignore_index"}  # which is the data set's
-
-
-class _Table:
-    """How a part of a configuration file is read, and what `--help` calls it."""
-
-    def __init__(self, read: Callable[[Any], Any], name: str) -> None:
-        self._read, self._name = read, name
-
-    def __call__(self, value: Any) -> Any:
-        return self._read(yaml.safe_load(value) if isinstance(value, str) else value)
-
-    def __repr__(self) -> str:
-        return self._name
 
 
 def rank_parser() -> ArgumentParser:
@@ -45,19 +35,24 @@ def rank_parser() -> ArgumentParser:
     )
     parser.add_argument(
         "--candidates",
-        type=_Table(_candidates, "list of tables"),
+        type=Parsed(_candidates, "list of tables"),
         required=True,
         help="the models (see docs/ranking.md)",
     )
     parser.add_argument(
-        "--target", type=_Table(_data, "table"), required=True, help="the target data set: images with labels"
+        "--target", type=Parsed(_data, "table"), required=True, help="the target data set: images with labels"
     )
-    parser.add_argument("--metrics", type=MetricName, nargs="+", default=list(Ranker.metrics), help="which metrics")
-    parser.add_argument("--by", type=MetricName | None, help="the metric that ranks; the first by default")
-    parser.add_argument("--softmax", type=FeatureMetricName, nargs="*", default=[], help="metrics of softmax features")
-    skipped = Scorer.__dataclass_fields__.keys() - ASKED
-    parser.add_class_arguments(Scorer, as_group=False, as_positional=False, skip=skipped)
-    parser.set_defaults(**DEFAULTS)
+    add_metrics(parser)
+    parser.add_argument("--by", type=str | None, help="the name of the metric that ranks; the first by default")
+    parser.add_argument(
+        "--map_metric",
+        type=METRIC,
+        default=Ranker.map_metric,
+        help="the metric of which the report shows a map over one image, given as metrics are: one of "
+        + ", ".join(name for name, metric in METRICS.items() if metric.has_map and not metric.needs_source),
+    )
+    add_sampling(parser, num_pixels=Ranker.sampling.num_pixels, strategy=Ranker.sampling.strategy)
+    add_solver(parser)
     return parser
 
 
@@ -69,9 +64,9 @@ def extract_parser() -> ArgumentParser:
         " logits_layer. Images that are there already are not computed again"
     )
     parser.add_argument(
-        "--candidate", type=_Table(_candidate, "table"), required=True, help="the model (see docs/ranking.md)"
+        "--candidate", type=Parsed(_candidate, "table"), required=True, help="the model (see docs/ranking.md)"
     )
-    parser.add_argument("--data", type=_Table(_data, "table"), required=True, help="the data set: images with labels")
+    parser.add_argument("--data", type=Parsed(_data, "table"), required=True, help="the data set: images with labels")
     parser.add_argument("--dtype", type=FileType, default="float32", help="of the files: float16 or float32")
     return parser
 
@@ -81,14 +76,8 @@ def _models_parser(description: str) -> ArgumentParser:
     parser = ArgumentParser(description=f"{description}.", exit_on_error=False)
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of these options")
     parser.add_argument("--output", type=str, required=True, metavar="DIR", help="folder of the results; it is made")
-    parser.add_argument(
-        "--batch_size", type=int, default=4, help="images at once; halved where memory does not suffice"
-    )
-    parser.add_argument("--num_workers", type=int, default=2, help="processes that decode images")
-    parser.add_argument(
-        "--precision", type=Precision, default="float32", help="float32, or bfloat16 or float16 by autocast"
-    )
-    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N; auto takes a GPU if any")
+    parser.add_class_arguments(Inference, as_group=False, as_positional=False, skip={"device", "progress"})
+    add_device(parser)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
@@ -118,10 +107,10 @@ def _plain(kind: type[T], value: Any) -> T:
         return value
     if not isinstance(value, dict):
         raise ValueError(f"{kind.__name__}: {value!r} is not a table of its settings")
-    known = {each.name: each.default for each in fields(kind)}
-    missing = [name for name, default in known.items() if default is MISSING and name not in value]
-    if missing or (unknown := [name for name in value if name not in known]):
-        what = f"{missing[0]} is missing" if missing else f"{unknown[0]!r} is none of {', '.join(known)}"
+    defaults = {field.name: field.default for field in fields(kind)}
+    missing = [name for name, default in defaults.items() if default is MISSING and name not in value]
+    if missing or (unknown := [name for name in value if name not in defaults]):
+        what = f"{missing[0]} is missing" if missing else f"{unknown[0]!r} is none of {', '.join(defaults)}"
         raise ValueError(f"{kind.__name__} {value.get('name', '')}: {what}")
     if not isinstance(value.get("num_classes", 0), int):
         raise ValueError(f"num_classes: {value['num_classes']!r} is not a number")
@@ -130,17 +119,15 @@ def _plain(kind: type[T], value: Any) -> T:
 
 def rank_models(options: Namespace) -> int:
     """Ranks, prints the table and writes the report."""
-    given = {name: options[name] for name in sorted(ASKED)}
     ranker = Ranker(
         target=options.target,
-        output=Path(options.output),
-        metrics=tuple(options.metrics),
+        output=options.output,
+        metrics=options.metrics,
         by=options.by,
-        options=given | {"softmax": tuple(options.softmax)},
-        batch_size=options.batch_size,
-        num_workers=options.num_workers,
-        precision=options.precision,
-        device=str(chosen_device(options.device)),
+        sampling=chosen_sampling(options),
+        solver=options.solver,
+        map_metric=options.map_metric,
+        inference=_chosen_inference(options),
     )
     ranking = ranker(options.candidates)
     print(_table(ranking))
@@ -154,19 +141,25 @@ def rank_models(options: Namespace) -> int:
 
 def extract_features(options: Namespace) -> None:
     """Writes the features, and says where."""
-    written, found = extract(
+    written, kept = extract(
         options.candidate,
         options.data,
-        Path(options.output),
+        options.output,
         dtype=options.dtype,
+        inference=_chosen_inference(options),
+    )
+    others = f"; {kept:,} were there" if kept else ""
+    print(f"written to {options.output}: features of {written:,} images{others}")
+
+
+def _chosen_inference(options: Namespace) -> Inference:
+    return Inference(
+        device=chosen_device(options.device),
+        precision=options.precision,
         batch_size=options.batch_size,
         num_workers=options.num_workers,
-        precision=options.precision,
-        device=chosen_device(options.device),
         progress=True,
     )
-    kept = f"; {found:,} were there" if found else ""
-    print(f"written to {options.output}: features of {written:,} images{kept}")
 
 
 def _table(ranking: Ranking) -> str:
@@ -174,10 +167,11 @@ def _table(ranking: Ranking) -> str:
 
     All scores are in `ranking.csv` and in the report: of many metrics they would fill no terminal.
     """
-    by, metrics = ranking.by, ranking.metrics
-    rows = [["rank", "candidate", f"{by} ({METRICS[by].unit})", "±", *(f"by {each}" for each in metrics), "consensus"]]
+    by, names = ranking.by, [metric.name for metric in ranking.metrics]
+    unit = next(metric.unit for metric in ranking.metrics if metric.name == by)
+    rows = [["rank", "candidate", f"{by} ({unit})", "±", *(f"by {name}" for name in names), "consensus"]]
     for row in ranking.rows():
         std = row[f"{by}_std"]
         cells = [str(row["rank"]), row["name"], f"{row[by]:.6f}", "" if std is None else f"{std:.6f}"]
-        rows.append([*cells, *(str(row[f"{each}_rank"]) for each in metrics), str(row["consensus_rank"])])
+        rows.append([*cells, *(str(row[f"{name}_rank"]) for name in names), str(row["consensus_rank"])])
     return aligned(rows, left={1})

@@ -1,28 +1,97 @@
-"""What the commands share."""
+"""What the commands share: options that several of them have, the device, files, tables."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import torch
+from jsonargparse import ArgumentParser, Namespace, get_loader
 from torch import distributed
 
-NOT_ASKED = {  # options of Scorer that commands ask in another way, or not at all
-    "metrics",
-    "softmax",
-    "num_classes",
-    "num_source_classes",
-    "stream_pixels",
-    "device",
-    "all_ranks",
-    "progress",
-}
+from ..metrics import DEFAULT_METRICS, METRICS
+from ..sampling import Sampling
+from ..transport._as_solver import SOLVERS
+
+BY_CLASS_PATH = "{class_path: NAME, init_args: {...}}"
 
 
-def check_output(path: Path) -> None:
-    """Raises where a file cannot be written."""
-    if path.is_dir() or not path.parent.is_dir():
-        raise ValueError(f"--output {path} cannot be written: it must be a file in a folder that exists")
+class Parsed:
+    """The type of an option whose value is a name or a table: of a configuration file, or YAML on the command line.
+
+    Args:
+        read: makes the value of the option of what was written.
+        name: what `--help` calls the type.
+    """
+
+    def __init__(self, read: Callable[[Any], Any], name: str) -> None:
+        self._read, self._name = read, name
+
+    def __call__(self, value: Any) -> Any:
+        return self._read(get_loader("yaml")(value) if isinstance(value, str) else value)
+
+    def __repr__(self) -> str:
+        return self._name
+
+
+# A metric or a solver, kept as it is written: that is what files of results tell.
+METRIC = SOLVER = Parsed(lambda value: value, "name or table")
+
+
+def add_metrics(parser: ArgumentParser) -> None:
+    """The option `--metrics`: what is given, each a name or a table, as `metrics.as_metrics` takes them."""
+    parser.add_argument(
+        "--metrics",
+        type=METRIC,
+        nargs="+",
+        default=list(DEFAULT_METRICS),
+        help=f"which metrics: {', '.join(METRICS)}; with options, or of your own, by {BY_CLASS_PATH}, where NAME may be"
+        " the dotted path of a class",
+    )
+
+
+def add_metric(parser: ArgumentParser) -> None:
+    """The option `--metric`, for a command that maps one."""
+    names = ", ".join(name for name, metric in METRICS.items() if metric.has_map)
+    parser.add_argument(
+        "--metric",
+        type=METRIC,
+        required=True,
+        help=f"which metric to map: {names}; with options, or of your own, by {BY_CLASS_PATH}",
+    )
+
+
+def add_solver(parser: ArgumentParser) -> None:
+    """The option `--solver`: what is given, a name or a table, as `transport.as_solver` takes it."""
+    parser.add_argument(
+        "--solver",
+        type=SOLVER,
+        default="auto",
+        help=f"what couples source and target pixels: {', '.join(SOLVERS)}; with options by"
+        " {class_path: sinkhorn, init_args: {epsilon: 0.01}}",
+    )
+
+
+def add_sampling(parser: ArgumentParser, **defaults: Any) -> None:
+    """The options of `Sampling`, each by its own name.
+
+    Args:
+        parser: to which they are added.
+        **defaults: where those of `Sampling` are not wanted.
+    """
+    parser.add_class_arguments(Sampling, as_group=False, as_positional=False)
+    parser.set_defaults(**defaults)
+
+
+def chosen_sampling(options: Namespace) -> Sampling:
+    """What the options of `add_sampling` say."""
+    return Sampling(**{field.name: options[field.name] for field in fields(Sampling)})
+
+
+def add_device(parser: ArgumentParser) -> None:
+    """The option `--device`."""
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N; auto takes a GPU if any")
 
 
 def chosen_device(name: str) -> torch.device:
@@ -36,6 +105,12 @@ def chosen_device(name: str) -> torch.device:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))  # a GPU each
         torch.cuda.set_device(device)
     return device
+
+
+def check_output(path: Path) -> None:
+    """Raises where a file cannot be written."""
+    if path.is_dir() or not path.parent.is_dir():
+        raise ValueError(f"--output {path} cannot be written: it must be a file in a folder that exists")
 
 
 def aligned(rows: Sequence[Sequence[str]], left: set[int]) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 from PIL import Image
 from torch.utils.data import Dataset
 
+from .._files import PathLike
 from ..features import natural_files
 
 
@@ -33,7 +34,7 @@ class SegmentationFolder(Dataset[tuple[Image.Image, Image.Image]]):
         ((6, 4), 'L')
     """
 
-    def __init__(self, images: str | Path, labels: str | Path, label_suffix: str = "") -> None:
+    def __init__(self, images: PathLike, labels: PathLike, label_suffix: str = "") -> None:
         label_of: dict[str, Path] = {}
         for path in natural_files(Path(labels)):
             if path.stem in label_of:

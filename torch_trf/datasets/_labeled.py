@@ -174,13 +174,13 @@ def as_labels(labels: Any, label_map: LabelMap | None = None) -> Int64[Tensor, "
 
 def _mapped(values: Int64[Tensor, "H W"], label_map: LabelMap, by_color: bool) -> Int64[Tensor, "H W"]:
     class_of = {_number(value): number for value, number in label_map.items()}
-    found, place = values.unique(return_inverse=True)
-    unknown = [value for value in found.tolist() if value not in class_of]
-    if unknown:
-        first = ", ".join(f"#{value:06x}" if by_color else str(value) for value in unknown[:5])
-        pixels = int(torch.isin(values, torch.tensor(unknown)).sum())
+    present, place = values.unique(return_inverse=True)
+    unnamed = [value for value in present.tolist() if value not in class_of]
+    if unnamed:
+        first = ", ".join(f"#{value:06x}" if by_color else str(value) for value in unnamed[:5])
+        pixels = int(torch.isin(values, torch.tensor(unnamed)).sum())
         raise ValueError(f"labels hold {first}, on {pixels:,} pixels, which the label map does not name")
-    return torch.tensor([class_of[value] for value in found.tolist()])[place]
+    return torch.tensor([class_of[value] for value in present.tolist()])[place]
 
 
 def _number(value: int | str) -> int:
@@ -200,11 +200,11 @@ def _size(tensor: Shaped[Tensor, "..."]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Looked(Dataset[Any]):
-    """What a look at some of the images gives."""
+class _Applied(Dataset[Any]):
+    """What a function gives of some of the images."""
 
     images: LabeledImages
-    look: Callable[[LabeledImage], Any]
+    function: Callable[[LabeledImage], Any]
     chosen: Sequence[int]
 
     def __len__(self) -> int:
@@ -212,7 +212,7 @@ class _Looked(Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         image = self.images[self.chosen[index]]
-        return image if isinstance(image, ValueError) else self.look(image)
+        return image if isinstance(image, ValueError) else self.function(image)
 
 
 def _itself(image: LabeledImage) -> LabeledImage:
@@ -221,18 +221,18 @@ def _itself(image: LabeledImage) -> LabeledImage:
 
 def read_batches(
     images: LabeledImages,
-    look: Callable[[LabeledImage], Any] = _itself,
+    function: Callable[[LabeledImage], Any] = _itself,
     *,
     batch_size: int,
     num_workers: int,
     only: Sequence[int] | None = None,
     progress: str = "",
 ) -> Iterator[list[Any]]:
-    """Images, or what a look at each gives, in batches, by worker processes.
+    """Images, or what a function gives of each, in batches, by worker processes.
 
     Args:
         images: the data set.
-        look: a function of a `LabeledImage`, for the worker processes; gives the image itself by default.
+        function: of a `LabeledImage`, called by the worker processes; gives the image itself by default.
         batch_size: images a batch.
         num_workers: processes that decode images; none but this one with 0.
         only: the images to read, by their index; all by default.
@@ -242,7 +242,7 @@ def read_batches(
         ValueError: an image that is bad.
     """
     chosen = range(len(images)) if only is None else only
-    loader = DataLoader(_Looked(images, look, chosen), batch_size, num_workers=num_workers, collate_fn=list)
+    loader = DataLoader(_Applied(images, function, chosen), batch_size, num_workers=num_workers, collate_fn=list)
     with tqdm(total=len(chosen), desc=progress, unit="image", disable=not progress) as bar:
         for batch in loader:
             for each in batch:

@@ -86,8 +86,8 @@ class RoadScenes(Dataset[tuple[UInt8[Tensor, "3 H W"], Int64[Tensor, "H W"]]]):
         width: int = 128,
         seed: int = 0,
     ) -> None:
-        found = ROAD_DOMAINS.get(domain) if isinstance(domain, str) else domain
-        if not isinstance(found, RoadDomain):
+        look = ROAD_DOMAINS.get(domain) if isinstance(domain, str) else domain
+        if not isinstance(look, RoadDomain):
             raise ValueError(f"domain: {domain!r} is neither a RoadDomain nor one of {', '.join(ROAD_DOMAINS)}")
         for name, value, least in (
             ("num_images", num_images, 1),
@@ -97,7 +97,7 @@ class RoadScenes(Dataset[tuple[UInt8[Tensor, "3 H W"], Int64[Tensor, "H W"]]]):
         ):
             if not isinstance(value, Integral) or value < least:
                 raise ValueError(f"{name} must be a whole number of at least {least}, not {value}")
-        self.domain = found
+        self.domain = look
         self.num_images, self.height, self.width, self.seed = num_images, height, width, seed
 
     def __len__(self) -> int:

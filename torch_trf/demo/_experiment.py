@@ -13,11 +13,12 @@ import yaml
 from torchvision.transforms.v2.functional import to_pil_image
 from tqdm import tqdm
 
-from .._files import whole_file, write_bytes, write_csv
+from .._files import PathLike, whole_file, write_bytes, write_csv
 from ..datasets import ROAD_CLASSES, ROAD_DOMAINS, LabeledData
+from ..inference import Inference
+from ..metrics import METRICS
 from ..plots import save_figure
 from ..ranking import Candidate, extract
-from ..table import METRICS
 from ._figure import draw_scenes
 from ._model import SmallSegmenter
 from ._training import Tuned, fit, mean_iou, read_all
@@ -27,7 +28,7 @@ RANKED_BY = "logme"
 BATCH_SIZE, LEARNING_RATE = 8, 3e-3  # of training
 FINE_BATCH_SIZE, FINE_LEARNING_RATE = 4, 1e-3  # of fine-tuning
 K = len(ROAD_CLASSES)
-TRAINING, SOURCE_TEST, LABELLED, TARGET_TEST = range(PARTS := 4)
+TRAINING, SOURCE_TEST, LABELED, TARGET_TEST = range(PARTS := 4)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +84,7 @@ class Experiment:
         progress: whether to show progress bars.
     """
 
-    folder: Path
+    folder: PathLike
     plan: Plan = FULL
     seed: int = 0
     progress: bool = True
@@ -91,7 +92,7 @@ class Experiment:
     @property
     def target(self) -> LabeledData:
         """The labeled pictures of the target domain."""
-        return self._scenes(TARGET, self.plan.labeled_pictures, LABELLED)
+        return self._scenes(TARGET, self.plan.labeled_pictures, LABELED)
 
     @property
     def candidates(self) -> list[Candidate]:
@@ -110,7 +111,7 @@ class Experiment:
 
     def train(self) -> None:
         """Trains a model on each source domain, from the same weights; writes checkpoints and `rank.yaml`."""
-        (self.folder / "checkpoints").mkdir(parents=True)
+        (self._folder / "checkpoints").mkdir(parents=True)
         for candidate in self._bar(self.candidates, "training"):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed)
@@ -119,20 +120,20 @@ class Experiment:
             fit(model, *pictures, self.plan.training_steps, BATCH_SIZE, LEARNING_RATE, self.seed)
             write_bytes(self._checkpoint(candidate.name), partial(torch.save, model.state_dict()))
         settings = {
-            "target": _said(asdict(self.target)),
-            "candidates": [_said(asdict(each)) for each in self.candidates],
+            "target": _without_none(asdict(self.target)),
+            "candidates": [_without_none(asdict(each)) for each in self.candidates],
             "metrics": list(METRICS),
             "by": RANKED_BY,
             "num_pixels": self.plan.num_pixels,
             "num_repeats": self.plan.num_repeats,
             "num_workers": 0,
         }
-        with whole_file(self.folder / "rank.yaml") as temporary:
+        with whole_file(self._folder / "rank.yaml") as temporary:
             temporary.write_text(yaml.safe_dump(settings, sort_keys=False))
 
     def fine_tune(self) -> list[Tuned]:
         """Fine-tunes every model on the labeled pictures of the target domain; writes `accuracies.csv`."""
-        found = []
+        results = []
         first = self.candidates[0]  # all of them want pictures alike
         labeled = read_all(self.target, first)
         test = read_all(self._scenes(TARGET, self.plan.test_pictures, TARGET_TEST), first)
@@ -144,7 +145,7 @@ class Experiment:
                 fit(model, *labeled, self.plan.tuning_steps, FINE_BATCH_SIZE, FINE_LEARNING_RATE, seed)
                 after.append(mean_iou(model, *test))
             model = candidate.make()
-            found.append(
+            results.append(
                 Tuned(
                     name=candidate.name,
                     accuracy=statistics.mean(after),
@@ -153,34 +154,38 @@ class Experiment:
                     before=mean_iou(model, *test),
                 )
             )
-        write_csv(self.folder / "accuracies.csv", list(asdict(found[0])), map(asdict, found))
-        return found
+        write_csv(self._folder / "accuracies.csv", list(asdict(results[0])), map(asdict, results))
+        return results
 
     def draw(self, tuned: Sequence[Tuned]) -> None:
         """Draws `scenes.png`."""
         figure = draw_scenes(self._ranking(), self.target, self.candidates, tuned)
-        save_figure(figure, self.folder / "scenes.png")
+        save_figure(figure, self._folder / "scenes.png")
 
     def extract(self) -> None:
         """Writes what the model that ranks first gives on the target and on its source domain; and the pictures."""
         name = self._ranking()["ranking"][0]["name"]
         first = next(each for each in self.candidates if each.name == name)
         for side, data in (("target", self.target), ("source", self._source(name))):
-            extract(first, data, self.folder / "features" / side, num_workers=0)
+            extract(first, data, self._folder / "features" / side, inference=Inference(num_workers=0))
         pictures = self.target.make()
-        (self.folder / "pictures").mkdir()
+        (self._folder / "pictures").mkdir()
         for k in range(len(pictures)):
-            to_pil_image(pictures.read(k).image).save(self.folder / "pictures" / f"{k}.png")
+            to_pil_image(pictures.read(k).image).save(self._folder / "pictures" / f"{k}.png")
+
+    @property
+    def _folder(self) -> Path:
+        return Path(self.folder)
 
     def _ranking(self) -> dict[str, Any]:
-        return json.loads((self.folder / "ranking.json").read_text())
+        return json.loads((self._folder / "ranking.json").read_text())
 
     def _source(self, name: str) -> LabeledData:
         """As many pictures of a source domain as are labeled of the target."""
         return self._scenes(name, self.plan.labeled_pictures, TRAINING)
 
     def _checkpoint(self, name: str) -> Path:
-        return self.folder / "checkpoints" / f"{name}.pt"
+        return self._folder / "checkpoints" / f"{name}.pt"
 
     def _scenes(self, domain: str, num_images: int, part: int) -> LabeledData:
         """Scenes of a domain; the parts of an experiment never show the same roads."""
@@ -202,8 +207,8 @@ class Experiment:
                 yield candidate
 
 
-def _said(value: Any) -> Any:
+def _without_none(value: Any) -> Any:
     """Settings as a configuration file has them: without those that are not set."""
     if not isinstance(value, dict):
         return value
-    return {name: _said(part) for name, part in value.items() if part is not None}
+    return {name: _without_none(part) for name, part in value.items() if part is not None}

@@ -27,7 +27,7 @@ PANEL = (2.1, 1.6)  # inches
 def draw_scenes(
     ranking: dict[str, Any], target: LabeledData, candidates: Sequence[Candidate], tuned: Sequence[Tuned]
 ) -> Figure:
-    """Draws a picture of the target, and of each model one of its own domain and its map of LEEP over the target's.
+    """Draws a picture of the target, and of each model one of its own domain and its map over the target's.
 
     Args:
         ranking: what `ranking.json` holds.
@@ -64,7 +64,7 @@ def draw_scenes(
         _show(panels[row, column], picture, f"{each.name}\n{each.accuracy:.3f}, no. {ranks[each.name]} by {by}")
         panels[row + 1, column].imshow(maps[each.name], cmap=COLORS, norm=norm, interpolation="nearest")
     bar = figure.colorbar(ScalarMappable(norm, COLORS), ax=panels[:, -1].tolist(), extend="both", aspect=40)
-    bar.set_label("LEEP over the target (nats); higher is better", fontsize=8)
+    bar.set_label("{name} over the target ({unit}); higher is better".format(**ranking["map_metric"]), fontsize=8)
     bar.ax.tick_params(labelsize=7)
     title = "What each model has learned, and where it transfers; best first by mean IoU on it after fine-tuning"
     figure.suptitle(title, fontsize=10)

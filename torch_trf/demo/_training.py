@@ -79,6 +79,6 @@ def mean_iou(model: nn.Module, pictures: Float[Tensor, "B 3 H W"], labels: Int64
     model.eval()
     num_classes = model(pictures[:1]).shape[1]
     iou = MulticlassJaccardIndex(num_classes, ignore_index=IGNORED)
-    for some, of_them in zip(pictures.split(TEST_BATCH_SIZE), labels.split(TEST_BATCH_SIZE), strict=True):
-        iou.update(model(some), of_them)
+    for batch, batch_labels in zip(pictures.split(TEST_BATCH_SIZE), labels.split(TEST_BATCH_SIZE), strict=True):
+        iou.update(model(batch), batch_labels)
     return iou.compute().item()

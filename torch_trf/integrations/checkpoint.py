@@ -2,16 +2,18 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import length_hint
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from .._collectives import rank
+from ..inference import ForwardPasses, Inference
+from ..metrics import DEFAULT_METRICS, MetricLike, as_metrics
 from ..pixels import GridName, Pixels, on_one_grid
+from ..sampling import Sampling
 from ..score import Score, Scorer
-from ..statistics._collectives import rank
+from ..transport import SolverLike
 from .hooks import FeatureTap, Layer, tap
 
 Loader = Iterable[Sequence[Tensor]]
@@ -23,15 +25,18 @@ def score_checkpoint(
     layer: Layer,
     *,
     num_classes: int,
-    metrics: Sequence[str] = ("logme", "hscore"),
+    metrics: MetricLike | Sequence[MetricLike] = DEFAULT_METRICS,
     logits_layer: Layer | None = None,
     features_are_logits: bool = False,
     source: Loader | None = None,
     grid: GridName = "features",
-    device: torch.device | str | None = None,
-    autocast: torch.dtype | None = None,
-    progress: bool = True,
-    **options: Any,
+    num_source_classes: int | None = None,
+    ignore_index: int = 255,
+    sampling: Sampling = Sampling(),
+    solver: SolverLike = "auto",
+    stream_pixels: int = 100_000,
+    all_ranks: bool = False,
+    inference: Inference = Inference(),
 ) -> dict[str, Score]:
     """Runs a model once over a data set and scores the features that it gives on the way; they never leave its device.
 
@@ -42,77 +47,95 @@ def score_checkpoint(
         loader: batches (images `[B, C, H, W]`, labels `[B, H, W]`, ...) of the target data set.
         layer: whose features to score; a name or a module, as for `hooks.FeatureTap`.
         num_classes: K, number of target classes.
-        metrics: which metrics, by name.
-        logits_layer: which gives the source model's class scores, for LEEP and NCE; "" is the model's own output.
+        metrics: as for `Scorer`.
+        logits_layer: which gives the source model's class scores, for metrics that read them; "" is the model's own
+            output.
         features_are_logits: whether the features are class scores themselves.
-        source: batches of the source data set, for OTCE and JC-OTCE.
+        source: batches of the source data set, for metrics that need a source.
         grid: where features and labels meet: "features" or "labels", as for `pixels.on_one_grid`.
-        device: the model is moved there; where its parameters are by default.
-        autocast: the precision of the forward pass, as torch.bfloat16; that of the model by default.
-        progress: whether to show progress bars.
-        **options: any other of `Scorer`, as ignore_index, num_pixels, num_repeats or num_source_classes.
+        num_source_classes: as for `Scorer`.
+        ignore_index: label of the pixels to leave out.
+        sampling: as for `Scorer`.
+        solver: as for `Scorer`.
+        stream_pixels: as for `Scorer`.
+        all_ranks: as for `Scorer`.
+        inference: where the model is run, in which precision, and whether progress bars are shown; how many images at
+            once and by how many workers is up to the loader.
 
     Returns:
-        The scores by name. That of LEEP has a standard error where there are more than `stream_pixels` pixels.
+        The scores by name. A metric that looks at pixels twice, such as LEEP, has a standard error where there are more
+        than `stream_pixels` pixels.
 
     Raises:
         ValueError: as `Scorer`, `hooks.FeatureTap` and `pixels.on_one_grid`, or batches that are no pairs.
+        ConvergenceError: as `Scorer`.
 
     Example:
         >>> from torch_trf.integrations.checkpoint import score_checkpoint
         >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, stride=2, padding=1), torch.nn.Conv2d(8, 5, 1))
         >>> loader = [(torch.randn(2, 3, 16, 16), torch.randint(0, 3, (2, 16, 16)))]
-        >>> scores = score_checkpoint(model, loader, "0", logits_layer="1", num_classes=3, metrics=("logme", "leep"),
-        ...                           progress=False)
+        >>> scores = score_checkpoint(model, loader, "0", logits_layer="1", num_classes=3, metrics=("logme", "leep"))
         >>> scores["leep"].pixels
         128
     """
-    scorer = Scorer(metrics=tuple(metrics), num_classes=num_classes, progress=progress, **options)
-    if device is not None:
-        model.to(device)
-    where = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    second = layer if features_are_logits else logits_layer
-    layers = dict.fromkeys([layer] if second is None else [layer, second])
+    scorer = Scorer(
+        metrics=as_metrics(metrics),
+        num_classes=num_classes,
+        num_source_classes=num_source_classes,
+        ignore_index=ignore_index,
+        sampling=sampling,
+        solver=solver,
+        stream_pixels=stream_pixels,
+        all_ranks=all_ranks,
+        progress=inference.progress,
+    )
+    passes = ForwardPasses(model, inference)
+    layer_of_logits = layer if features_are_logits else logits_layer
+    layers = dict.fromkeys([layer] if layer_of_logits is None else [layer, layer_of_logits])
     with tap(model, *layers) as features, _evaluating(model):
 
         def live(batches: Loader) -> _LivePixels:
-            return _LivePixels(model, batches, features, (layer, second), grid, where, autocast)
+            return _LivePixels(passes, batches, features, layer, layer_of_logits, grid)
 
         return scorer(live(loader), None if source is None else live(source))
 
 
 @dataclass(slots=True)
 class _LivePixels(Iterator[Pixels]):
-    """Pixels as the model gives them, batch by batch."""
+    """Pixels as the model gives them, batch by batch, once."""
 
-    model: nn.Module
+    passes: ForwardPasses
     loader: Loader
     features: FeatureTap
-    layers: tuple[Layer, Layer | None]
+    layer: Layer
+    layer_of_logits: Layer | None
     grid: GridName
-    device: torch.device
-    autocast: torch.dtype | None
-    batches: Iterator[Sequence[Tensor]] | None = None
-    seen: int = 0
+    pixels: Iterator[Pixels] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.pixels = self._read()  # which asks for the first batch, and so starts the workers, not before it must
 
     def __next__(self) -> Pixels:
-        if self.batches is None:
-            self.batches = iter(self.loader)  # workers start when the first batch is asked for
-        batch = next(self.batches)
-        if not isinstance(batch, Sequence) or len(batch) < 2:
-            raise ValueError(f"a batch is {type(batch).__name__}, expected (images, labels)")
-        images, labels = (tensor.to(self.device, non_blocking=True) for tensor in batch[:2])
-        with torch.inference_mode(), torch.autocast(self.device.type, self.autocast, self.autocast is not None):
-            self.model(images)
-        layer, second = self.layers
-        features = self.features.take(layer)
-        logits = None if second is None else features if second == layer else self.features.take(second)
-        pixels = on_one_grid(features, labels, logits, grid=self.grid, stream=rank(), offset=self.seen)
-        self.seen += pixels.labels.numel()
-        return pixels
+        return next(self.pixels)
 
     def __length_hint__(self) -> int:
         return length_hint(self.loader)
+
+    def _read(self) -> Iterator[Pixels]:
+        offset = 0
+        for batch in self.loader:
+            if not isinstance(batch, Sequence) or len(batch) < 2:
+                raise ValueError(f"a batch is {type(batch).__name__}, expected (images, labels)")
+            images, labels = batch[:2]
+            for part in self.passes(images):
+                features = self.features.take(self.layer)
+                logits: Tensor | None = features
+                if self.layer_of_logits != self.layer:
+                    logits = None if self.layer_of_logits is None else self.features.take(self.layer_of_logits)
+                here = labels[part].to(self.passes.device, non_blocking=True)
+                pixels = on_one_grid(features, here, logits, grid=self.grid, stream=rank(), offset=offset)
+                offset += pixels.labels.numel()
+                yield pixels
 
 
 @contextmanager

@@ -44,12 +44,12 @@ class FeatureTap:
         self._places = {layer: place for place, layer in enumerate(dict.fromkeys(layers))}
         self._caught: dict[int, Tensor] = {}
         root = _unwrapped(model)
-        found = {layer: _find(root, layer) for layer in self._places}
+        modules = {layer: _find(root, layer) for layer in self._places}
         if any(_is_compiled(module) for module in model.modules()):
             torch.compiler.reset()  # code compiled before does not see hooks
         self._hooks = [
             module.register_forward_hook(_Catch(self._caught, self._places[layer], key, _name(layer)))
-            for layer, (module, key) in found.items()
+            for layer, (module, key) in modules.items()
         ]
 
     def take(self, layer: Layer) -> Tensor:

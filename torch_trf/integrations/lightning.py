@@ -22,7 +22,7 @@ class TransferabilityCallback(Callback):
         metric: what to compute.
         layer: whose features to read, by its name in the LightningModule, as in "model.backbone", or a module; as for
             `hooks.FeatureTap`.
-        logits_layer: which gives class scores, for LEEP and NCE.
+        logits_layer: which gives class scores, for metrics that read them.
         labels: the labels `[B, H, W]` of a batch; its second item by default.
         dataloader_idx: which of the validation data sets is the target.
         name: what the names of logged scores begin with; of several callbacks each needs its own.
@@ -60,7 +60,7 @@ class TransferabilityCallback(Callback):
                 raise ValueError(f"two callbacks would log scores as {self.name}/...: give each a name")
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Hooks the layers."""
+        """Hooks the layers; not for the sanity check."""
         if not trainer.sanity_checking:
             self.metric.reset()
             self._features = FeatureTap(pl_module, *self.layers)

@@ -1,6 +1,6 @@
 """Scores and maps as metrics of torchmetrics: fed batch by batch, merged over ranks, saved with a checkpoint."""
 
-import dataclasses
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,12 +12,16 @@ from jaxtyping import Float, Float64, Integer
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from ..maps import Mapper, ScoreMap
+from .._collectives import gathered_objects, rank
+from .._ops import Size
+from ..batches import Source
+from ..maps import MIN_PIXELS, Mapper, ScoreMap
+from ..metrics import DEFAULT_METRICS, MetricLike, as_metric, as_metrics
 from ..pixels import GridName, Pixels, on_one_grid
-from ..score import Scorer, Source
+from ..sampling import Sampling
+from ..score import SOURCE_SAMPLE, Scorer
 from ..statistics import Running, Statistic, all_reduce
-from ..statistics._collectives import gathered_objects, rank
-from ..table import METRICS, STATISTICS
+from ..transport import SolverLike
 from .hooks import FeatureTap, Layer, tap
 
 NUMBERS = ("pixels", "height", "width")  # pixels so far, which number those to come, and the size of an image
@@ -34,6 +38,9 @@ class LiveMetric(Metric):
         features_are_logits: whether the features are the source model's class scores, too.
         grid: on which grid features and labels meet, as for `pixels.on_one_grid`.
         **options: of `torchmetrics.Metric`.
+
+    Raises:
+        ValueError: an option that neither the class nor `torchmetrics.Metric` has.
     """
 
     full_state_update = False
@@ -41,7 +48,10 @@ class LiveMetric(Metric):
     is_differentiable = False
 
     def __init__(self, *, num_classes: int, features_are_logits: bool, grid: GridName, **options: Any) -> None:
-        super().__init__(**options)
+        try:
+            super().__init__(**options)
+        except ValueError as error:
+            raise ValueError(f"{type(self).__name__}: {error}") from error
         self.num_classes = num_classes
         self.features_are_logits = features_are_logits
         self.grid = grid
@@ -61,11 +71,11 @@ class LiveMetric(Metric):
         Args:
             features: `[N, D]`, `[B, D, H, W]` or, of a transformer, `[B, N, D]`.
             labels: `[N]` or `[B, H', W']`, target classes, on the features' device.
-            logits: class scores of the source model, on a grid of their own or the same, for LEEP and NCE.
+            logits: class scores of the source model, on a grid of their own or the same, for metrics that read them.
 
         Raises:
             ValueError: as `pixels.on_one_grid` and `Scorer`, or logits beside features that are class scores. On a GPU
-                it is `compute` that tells labels outside the classes and features that are NaN or infinite.
+                it is `compute` that raises for labels outside the classes and features that are NaN or infinite.
         """
         if self.features_are_logits and logits is not None:
             raise ValueError("features_are_logits=True: the features are the class scores, and others were given")
@@ -78,24 +88,26 @@ class LiveMetric(Metric):
                 stream=rank(),
                 offset=self._numbers.get("pixels", 0),
             )
-            found = self._look(pixels)
-            self._running = {name: self._running.get(name, Running()) + found[name] for name in found}
+            statistics = self._statistics(pixels)
+            self._running = {
+                name: self._running.get(name, Running()) + statistic for name, statistic in statistics.items()
+            }
         images, height, width = pixels.labels.shape
         seen = self._numbers.get("pixels", 0) + images * height * width
         self._numbers = dict(zip(NUMBERS, (seen, height, width), strict=True))
 
     @abstractmethod
-    def _look(self, pixels: Pixels) -> dict[str, Statistic]:
+    def _statistics(self, pixels: Pixels) -> dict[str, Statistic]:
         """The statistics of a batch, by name."""
 
     @abstractmethod
-    def _names(self) -> set[str]:
-        """Of the statistics that `_look` gives."""
+    def _statistic_types(self) -> dict[str, type[Statistic]]:
+        """Which kind of statistic `_statistics` gives under each name."""
 
     def _check_numbers(self, numbers: Sequence[dict[str, int]]) -> None:
         """Raises where pixels of such numbers cannot be merged; empty ones are of no pixel."""
 
-    def _known(self) -> dict[str, Statistic]:
+    def _totals(self) -> dict[str, Statistic]:
         """The statistics of all batches, by name."""
         if not self._running:
             raise ValueError(f"{type(self).__name__} has seen no pixel: update it before it is computed")
@@ -108,7 +120,7 @@ class LiveMetric(Metric):
         Args:
             model: as for `hooks.FeatureTap`.
             layer: whose features to read; a name or a module, as for `hooks.FeatureTap`.
-            logits_layer: which gives class scores, for LEEP and NCE.
+            logits_layer: which gives class scores, for metrics that read them.
 
         Raises:
             ValueError: as `hooks.FeatureTap`.
@@ -155,8 +167,8 @@ class LiveMetric(Metric):
         group = process_group or self.process_group
         numbers = gathered_objects(self._numbers, group)
         self._check_numbers(numbers)
-        known = {name: running.total for name, running in self._running.items()}
-        self._running = {name: Running((merged,)) for name, merged in all_reduce(known, group).items()}
+        totals = {name: running.total for name, running in self._running.items()}
+        self._running = {name: Running((merged,)) for name, merged in all_reduce(totals, group).items()}
         self._numbers = _largest(numbers)
 
     @contextmanager
@@ -193,7 +205,7 @@ class LiveMetric(Metric):
                 destination.update({f"{prefix}{name}.{field}": tensor for field, tensor in fields.items()})
 
     def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, metadata: Any, strict: bool, missing: list[str], *told: Any
+        self, state_dict: dict[str, Any], prefix: str, metadata: Any, strict: bool, missing: list[str], *errors: Any
     ) -> None:
         numbers = {name: int(state_dict.pop(f"{prefix}{name}", -1)) for name in (*NUMBERS, "num_classes")}
         if any(number >= 0 for number in numbers.values()):
@@ -204,15 +216,15 @@ class LiveMetric(Metric):
                 raise ValueError(f"statistics of {classes} classes, not of num_classes={self.num_classes}")
         if numbers["pixels"] > 0:
             self._numbers, self._update_count = numbers, 1
-            for name in sorted(self._names()):
+            for name, statistic in self._statistic_types().items():
                 start = f"{prefix}{name}."
                 keys = [key for key in state_dict if key.startswith(start)]
                 state = {key.removeprefix(start): state_dict.pop(key).to(self.device) for key in keys}
                 if state:
-                    self._running[name] = Running((STATISTICS[name].from_state(state),))
+                    self._running[name] = Running((statistic.from_state(state),))
                 else:
                     missing.append(f"{prefix}{name}")
-        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, *told)
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, *errors)
 
 
 class LiveFeatures:
@@ -239,22 +251,30 @@ class LiveFeatures:
 class TransferabilityScore(LiveMetric):
     """Scores of a source model on target pixels, as a metric of torchmetrics.
 
-    Every metric is exact in one pass but LEEP, whose second look is at a uniform sample of `stream_pixels` pixels (all
-    of them, where there are no more). Merged over ranks by `torch.distributed`, with nothing gathered but samples.
-    Samples tell pixels apart by rank and place, so do not merge metrics of one process that sample (`merge_state`).
+    Every metric is exact in one pass, but one that looks at pixels twice, such as LEEP: its second look is at a uniform
+    sample of `stream_pixels` pixels (all of them, where there are no more). Merged over ranks by `torch.distributed`,
+    with nothing gathered but samples. Samples tell pixels apart by rank and place, so do not merge metrics of one
+    process that sample (`merge_state`).
 
     Args:
-        metrics: which metrics, by name.
+        metrics: as for `Scorer`.
         num_classes: K, number of target classes.
+        num_source_classes: as for `Scorer`.
+        ignore_index: label of the pixels to leave out.
+        sampling: as for `Scorer`.
+        solver: as for `Scorer`.
+        stream_pixels: as for `Scorer`.
         num_features: D, number of channels of the features; that of the first batch by default.
-        source: for OTCE and JC-OTCE, the source data set seen through the same model: batches as for `Scorer`, which
-            are read anew at every `compute` and `forward`, or a `PixelSample`.
-        features_are_logits: whether the features are the source model's class scores, so that LEEP and NCE read them.
+        source: for metrics that need a source, the source data set seen through the same model: batches as for
+            `Scorer`, which are read anew at every `compute` and `forward`, or a `PixelSample`.
+        features_are_logits: whether the features are the source model's class scores, for metrics that read these.
         grid: where features and labels meet: "features" or "labels", as for `pixels.on_one_grid`.
-        **options: any other of `Scorer` (device and all_ranks aside), and of `torchmetrics.Metric`.
+        progress: whether `compute` shows progress bars.
+        **options: of `torchmetrics.Metric`.
 
     Raises:
-        ValueError: as `Scorer`, or a metric that couples two data sets without a source that can be read again.
+        ValueError: as `Scorer`, an option that nobody has, or a metric that compares two data sets without a source
+            that can be read again.
 
     Example:
         >>> from torch_trf.integrations.torchmetrics import TransferabilityScore
@@ -267,33 +287,47 @@ class TransferabilityScore(LiveMetric):
 
     def __init__(
         self,
-        metrics: Sequence[str] = ("logme", "hscore", "leep"),
+        metrics: MetricLike | Sequence[MetricLike] = DEFAULT_METRICS,
         *,
         num_classes: int,
+        num_source_classes: int | None = None,
+        ignore_index: int = 255,
+        sampling: Sampling = Sampling(),
+        solver: SolverLike = "auto",
+        stream_pixels: int = 100_000,
         num_features: int | None = None,
         source: Source | None = None,
         features_are_logits: bool = False,
         grid: GridName = "features",
+        progress: bool = False,
         **options: Any,
     ) -> None:
-        own = _taken(options, Scorer, but={"device", "all_ranks"})
         super().__init__(num_classes=num_classes, features_are_logits=features_are_logits, grid=grid, **options)
-        self.scorer = Scorer(metrics=tuple(metrics), num_classes=num_classes, **own)
+        self.scorer = Scorer(
+            metrics=as_metrics(metrics),
+            num_classes=num_classes,
+            num_source_classes=num_source_classes,
+            ignore_index=ignore_index,
+            sampling=sampling,
+            solver=solver,
+            stream_pixels=stream_pixels,
+            progress=progress,
+        )
         self.num_features = num_features
         self.source = source
         if self.scorer.coupled and (source is None or isinstance(source, Iterator)):
             given = "none" if source is None else "an iterator, which can be read once"
             raise ValueError(
-                f"{self.scorer.coupled[0]} compares two data sets: it needs a source, and was given {given}"
+                f"{self.scorer.coupled[0].name} compares two data sets: it needs a source, and was given {given}"
             )
 
-    def _look(self, pixels: Pixels) -> dict[str, Statistic]:
+    def _statistics(self, pixels: Pixels) -> dict[str, Statistic]:
         if self.num_features not in (None, channels := pixels.features.shape[1]):
             raise ValueError(f"features of {channels} channels, not of num_features={self.num_features}")
         return self.scorer.statistics(pixels)
 
-    def _names(self) -> set[str]:
-        return self.scorer.statistic_names()
+    def _statistic_types(self) -> dict[str, type[Statistic]]:
+        return self.scorer.statistic_types()
 
     def compute(self) -> dict[str, Float64[Tensor, ""]]:
         """The scores of all pixels since the last reset, by name: 0-d, higher is better.
@@ -302,12 +336,12 @@ class TransferabilityScore(LiveMetric):
             ValueError: no pixel, or pixels that are bad.
             ConvergenceError: as `Scorer`.
         """
-        known = self._known()
-        device = next(iter(known.values())).device
+        totals = self._totals()
+        device = next(iter(totals.values())).device
         with torch.autocast(device.type, enabled=False):
             if self.source is not None and self.scorer.coupled:
-                known["source_sample"] = self.scorer.source_sample(self.source)
-            scores = self.scorer.scores(known)
+                totals[SOURCE_SAMPLE] = self.scorer.source_sample(self.source)
+            scores = self.scorer.scores(totals)
         return {name: torch.tensor(score.score, dtype=torch.float64, device=device) for name, score in scores.items()}
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:
@@ -319,15 +353,19 @@ class TransferabilityMap(LiveMetric):
     """A map of a source model on target images of one size, pooled over the images, as a metric of torchmetrics.
 
     Args:
-        metric: "logme", "hscore", "regularized_hscore" or "nce", which look at a pixel once.
+        metric: as for `Mapper`; one that looks at a pixel once and needs no source.
         patch_size: height and width of a patch, in pixels of the grid on which features and labels meet.
         num_classes: K, number of target classes.
+        stride: as for `Mapper`.
+        ignore_index: label of the pixels to leave out.
+        min_pixels: as for `Mapper`.
+        fill_value: as for `Mapper`.
         features_are_logits: as for `TransferabilityScore`.
         grid: as for `TransferabilityScore`; with "labels" a patch is of pixels of the labels.
-        **options: any other of `Mapper` (device and pool aside), and of `torchmetrics.Metric`.
+        **options: of `torchmetrics.Metric`.
 
     Raises:
-        ValueError: as `Mapper`, or a metric that looks at pixels twice or at two data sets.
+        ValueError: as `Mapper`, an option that nobody has, or a metric that looks at pixels twice or at two data sets.
 
     Example:
         >>> from torch_trf.integrations.torchmetrics import TransferabilityMap
@@ -340,27 +378,40 @@ class TransferabilityMap(LiveMetric):
 
     def __init__(
         self,
-        metric: str,
+        metric: MetricLike,
         *,
-        patch_size: int | tuple[int, int],
+        patch_size: int | Size,
         num_classes: int,
+        stride: int | Size | None = None,
+        ignore_index: int = 255,
+        min_pixels: int = MIN_PIXELS,
+        fill_value: float = math.nan,
         features_are_logits: bool = False,
         grid: GridName = "features",
         **options: Any,
     ) -> None:
-        own = _taken(options, Mapper, but={"device", "pool"})
         super().__init__(num_classes=num_classes, features_are_logits=features_are_logits, grid=grid, **options)
-        self.mapper = Mapper(metric=metric, patch_size=patch_size, num_classes=num_classes, **own)
-        if len(METRICS[metric].statistics) > 1:
-            raise ValueError(f"{metric} looks at pixels twice or at two data sets: map it by torch_trf.Mapper")
+        metric = as_metric(metric)
+        self.mapper = Mapper(
+            metric=metric,
+            patch_size=patch_size,
+            num_classes=num_classes,
+            stride=stride,
+            ignore_index=ignore_index,
+            min_pixels=min_pixels,
+            fill_value=fill_value,
+        )
+        if metric.needs_source or len(metric.looks) > 1:
+            raise ValueError(f"{metric.name} looks at pixels twice or at two data sets: map it by torch_trf.Mapper")
+        (self.look,) = metric.looks
 
-    def _look(self, pixels: Pixels) -> dict[str, Statistic]:
+    def _statistics(self, pixels: Pixels) -> dict[str, Statistic]:
         height, width = pixels.labels.shape[1:]
         self._check_numbers([self._numbers, {"height": height, "width": width}])
-        return {self.mapper.statistic_name: self.mapper.cells(pixels, self.mapper.grid(pixels))}
+        return {str(self.look): self.mapper.cells(pixels, self.mapper.grid(pixels))}
 
-    def _names(self) -> set[str]:
-        return {self.mapper.statistic_name}
+    def _statistic_types(self) -> dict[str, type[Statistic]]:
+        return {str(self.look): self.look.statistic}
 
     def compute(self) -> ScoreMap:
         """The map of all images since the last reset.
@@ -368,7 +419,7 @@ class TransferabilityMap(LiveMetric):
         Raises:
             ValueError: no pixel, or pixels that are bad.
         """
-        cells = self._known()[self.mapper.statistic_name]
+        (cells,) = self._totals().values()
         shape = self._numbers["height"], self._numbers["width"]
         like = torch.empty(1, cells.channels or 0, *shape, device="meta")  # a rank may have met no image itself
         grid = self.mapper.grid(Pixels(like, torch.empty(1, *shape, dtype=torch.int64, device="meta"), like))
@@ -379,8 +430,8 @@ class TransferabilityMap(LiveMetric):
         sizes = [(each["height"], each["width"]) for each in numbers if each]
         for height, width in sizes:
             if (height, width) != sizes[0]:
-                told = f"images of {height} x {width} pixels, those before had {sizes[0][0]} x {sizes[0][1]}"
-                raise ValueError(f"{told}: a map needs images of one size")
+                sizes_differ = f"images of {height} x {width} pixels, those before had {sizes[0][0]} x {sizes[0][1]}"
+                raise ValueError(f"{sizes_differ}: a map needs images of one size")
 
     def _wrap_compute(self, compute: Callable[[], ScoreMap]) -> Callable[[], ScoreMap]:
         # torchmetrics copies the tensors that it finds in a result; a map is frozen, and it does not look into this.
@@ -390,12 +441,6 @@ class TransferabilityMap(LiveMetric):
 
 def _same(value: ScoreMap) -> ScoreMap:
     return value
-
-
-def _taken(options: dict[str, Any], of: type, but: set[str]) -> dict[str, Any]:
-    """Takes out of `options` those of a dataclass."""
-    names = [field.name for field in dataclasses.fields(of) if field.name in options and field.name not in but]
-    return {name: options.pop(name) for name in names}
 
 
 def _largest(numbers: Sequence[dict[str, int]]) -> dict[str, int]:

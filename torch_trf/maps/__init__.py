@@ -1,6 +1,7 @@
 """Transferability maps: a metric, patch by patch, over statistics that are not merged."""
 
-from ._mapper import Mapper, transferability_map
-from ._score_map import LOG_LIKELIHOODS, MIN_PIXELS, ScoreMap
+from ._mapper import Mapper
+from ._score_map import MIN_PIXELS, FirstLook, ScoreMap
+from ._transferability_map import transferability_map
 
-__all__ = ["LOG_LIKELIHOODS", "MIN_PIXELS", "Mapper", "ScoreMap", "transferability_map"]
+__all__ = ["MIN_PIXELS", "FirstLook", "Mapper", "ScoreMap", "transferability_map"]

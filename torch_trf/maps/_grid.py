@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from .._ops import Size, patch_shape
+from ..batches import Reader
+from ..metrics import Look
 from ..pixels import Pixels
-from ..table import Metric
-from ._reader import Reader
 
 # How many numbers are held at a time: what fits into a CPU's cache where the pixels lie in memory, and otherwise so
 # many that the pixels need not be read too often.
@@ -24,37 +24,35 @@ class Grid:
     image_size: Size
     patch_size: Size
     stride: Size
-    metric: Metric
+    look: Look
     channels: int
-    cell_numbers: int  # that are held of a cell; of a patch, where its pixels themselves are held
-    on_cpu: bool
+    entry_numbers: int  # that are held of a cell; of a patch, where the statistic holds the pixels themselves
+    fits_cache: bool  # whether strips are cut so that their cells fit into the cache of a CPU
 
     @classmethod
     def of(
         cls,
         pixels: Pixels,
-        metric: Metric,
+        look: Look,
         patch_size: int | Size,
         stride: int | Size | None,
         num_classes: int,
         device: torch.device | str | None,
         images: int = 1,
     ) -> "Grid":
-        """The grid of images as large as these; `images` are coupled at a time, on the side that has more.
+        """The grid of images as large as these, for a first look; `images` are held at a time where pixels are.
 
         Raises:
             ValueError: a patch that does not fit.
         """
         patch_size, stride = pair(patch_size), pair(stride or patch_size)
         patch_shape(pixels.labels, patch_size, stride, True)  # raises
-        channels = metric.read(pixels).shape[1]
+        channels = look.read(pixels).shape[1]
         height, width = pixels.labels.shape[1:]
+        numbers = look.statistic.numbers(channels, num_classes, math.prod(patch_size) * images)
         on_cpu = torch.device(device or pixels.features.device).type == "cpu"
-        if metric.gamma is None:
-            numbers = channels * (num_classes if metric.reads == "logits" else channels + num_classes)
-        else:
-            numbers, on_cpu = channels * patch_size[0] * patch_size[1] * images, False  # which fit into no cache
-        return cls((height, width), patch_size, stride, metric, channels, numbers, on_cpu)
+        fits_cache = on_cpu and not look.statistic.draws
+        return cls((height, width), patch_size, stride, look, channels, numbers, fits_cache)
 
     @property
     def shape(self) -> Size:
@@ -66,19 +64,19 @@ class Grid:
         return rows, columns
 
     @property
-    def cell(self) -> Size:
+    def cell_size(self) -> Size:
         """The largest cells of which patches and strides are made."""
         return math.gcd(self.patch_size[0], self.stride[0]), math.gcd(self.patch_size[1], self.stride[1])
 
     @property
-    def window(self) -> Size:
+    def patch_cells(self) -> Size:
         """The size of a patch in cells."""
-        return self.patch_size[0] // self.cell[0], self.patch_size[1] // self.cell[1]
+        return self.patch_size[0] // self.cell_size[0], self.patch_size[1] // self.cell_size[1]
 
     @property
-    def step(self) -> Size:
+    def stride_cells(self) -> Size:
         """The stride in cells."""
-        return self.stride[0] // self.cell[0], self.stride[1] // self.cell[1]
+        return self.stride[0] // self.cell_size[0], self.stride[1] // self.cell_size[1]
 
     @property
     def columns(self) -> int:
@@ -94,14 +92,14 @@ class Grid:
         count = self.shape[0]
         if reader.once:
             rows = count
-        elif self.metric.gamma is not None:
+        elif self.look.statistic.draws:
             rows = max(1, MEMORY_NUMBERS // self.numbers(self.rows(0, 1)))
         else:
-            row_numbers = self.numbers(slice(0, self.cell[0]))
-            budgets = [CACHE_NUMBERS] if self.on_cpu and reader.length == 1 else []
+            row_numbers = self.numbers(slice(0, self.cell_size[0]))
+            budgets = [CACHE_NUMBERS] if self.fits_cache and reader.length == 1 else []
             for budget in (*budgets, MEMORY_NUMBERS):
-                rows = max(1, (budget // row_numbers - self.window[0]) // self.step[0] + 1)
-                if rows * self.step[0] >= self.window[0]:
+                rows = max(1, (budget // row_numbers - self.patch_cells[0]) // self.stride_cells[0] + 1)
+                if rows * self.stride_cells[0] >= self.patch_cells[0]:
                     break
         starts = range(0, count, rows)
         return [self.rows(start, min(start + rows, count)) for start in starts]
@@ -112,29 +110,30 @@ class Grid:
 
     def numbers(self, rows: slice) -> int:
         """How many the cells of these pixel rows hold, or the patches."""
-        if self.metric.gamma is not None:
+        if self.look.statistic.draws:
             patch_rows = (rows.stop - rows.start - self.patch_size[0]) // self.stride[0] + 1
-            return patch_rows * self.shape[1] * self.cell_numbers
-        return (rows.stop - rows.start) // self.cell[0] * (self.columns // self.cell[1]) * self.cell_numbers
+            return patch_rows * self.shape[1] * self.entry_numbers
+        cell_rows = (rows.stop - rows.start) // self.cell_size[0]
+        return cell_rows * (self.columns // self.cell_size[1]) * self.entry_numbers
 
     def groups(self, pixels: Pixels) -> list[Pixels]:
         """So many images at a time that the cells of all of them are few enough."""
         self.check(pixels)
-        budget = CACHE_NUMBERS if self.on_cpu else MEMORY_NUMBERS
+        budget = CACHE_NUMBERS if self.fits_cache else MEMORY_NUMBERS
         return pixels.split(max(1, budget // self.numbers(slice(0, self.image_size[0]))))
 
-    def read(self, reader: Reader, rows: slice) -> Iterator[Pixels]:
-        """What the metric reads of every batch: one tensor, these rows, the columns that patches reach."""
+    def read(self, reader: Reader, rows: slice, look: Look) -> Iterator[Pixels]:
+        """What a look reads of every batch: one tensor, these rows, the columns that patches reach."""
         for pixels in reader.rows(rows, self.check):
-            read = self.metric.read(pixels)[..., : self.columns]
-            yield replace(pixels, features=read, labels=pixels.labels[..., : self.columns], logits=read)
+            tensor = look.read(pixels)[..., : self.columns]
+            yield replace(pixels, features=tensor, labels=pixels.labels[..., : self.columns], logits=tensor)
 
     def check(self, pixels: Pixels) -> None:
         """Raises where a batch has not the size or the channels of the first."""
-        found = (self.metric.read(pixels).shape[1], *pixels.labels.shape[1:])
+        shape = (self.look.read(pixels).shape[1], *pixels.labels.shape[1:])
         expected = (self.channels, *self.image_size)
-        if found != expected:
-            shapes = f"{list(found)} channels, rows and columns, the first batch {list(expected)}"
+        if shape != expected:
+            shapes = f"{list(shape)} channels, rows and columns, the first batch {list(expected)}"
             raise ValueError(f"{pixels.name or 'a batch'} has {shapes}: a map needs images of one size")
 
 

@@ -1,20 +1,22 @@
 """What a map is: a metric's value in every patch."""
 
+import os
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float64, Int64, Integer
 from torch import Tensor
 
-from .._files import whole_file
+from .._files import PathLike, whole_file
 from .._ops import Size
-from ..statistics._faults import checked_classes
-from ..transport import JointLabelMass
+from ..metrics import TransferabilityMetric
+from ..statistics import checked_classes
+from ..transport import Coupling
 
 MIN_PIXELS = 5  # labeled, below which a patch has no value
-LOG_LIKELIHOODS = ("leep", "nce")  # metrics whose exponential is a mean likelihood
+FirstLook = Literal["dataset", "patch"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,39 +24,53 @@ class ScoreMap:
     """A metric's value in every patch.
 
     Attributes:
-        values: `[H', W']`, or `[B, H', W']` with a map for every image; higher is better.
+        values: `[H', W']`, or `[B, H', W']` with a map for every image; higher is better. In `unit`.
         valid: where a patch has enough labeled pixels; elsewhere `values` holds the fill value.
-        count: number of labeled pixels of every patch; for OTCE and JC-OTCE, on the side that has fewer.
-        metric: its name.
-        unit: of the values.
+        count: number of labeled pixels of every patch; of a metric that needs a source, on the side that has fewer.
+        metric: whose values they are.
         patch_size: height and width of a patch, in pixels.
         stride: rows and columns from one patch to the next. Patch (i, j) begins at row i * stride[0] and column
             j * stride[1].
         image_size: height and width of the images. H' = (H - patch height) // row stride + 1, and W' alike: what is
             left at the bottom and on the right belongs to no patch.
-        coupling: of OTCE and JC-OTCE, how well the pixels of each patch were coupled with those of the source.
+        first_look: of a metric that looks at pixels twice, where the first look was taken: over all pixels of the data
+            set, or anew in each patch.
+        scale: "identity", or "exp" where values are the exponential of the metric.
+        coupling: of a metric that couples source and target, how the pixels of each patch were coupled.
     """
 
     values: Float64[Tensor, "*batch rows columns"]
     valid: Bool[Tensor, "*batch rows columns"]
     count: Int64[Tensor, "*batch rows columns"]
-    metric: str
-    unit: str
+    metric: TransferabilityMetric
     patch_size: Size
     stride: Size
     image_size: Size
-    coupling: JointLabelMass | None = None
+    first_look: FirstLook = "dataset"
+    scale: Literal["identity", "exp"] = "identity"
+    coupling: Coupling | None = None
+
+    @property
+    def name(self) -> str:
+        """What the values are called: the metric; local, where its first look was taken in each patch."""
+        is_local = self.first_look == "patch" and len(self.metric.looks) > 1
+        name = f"local {self.metric.name}" if is_local else self.metric.name
+        return f"exp({name})" if self.scale == "exp" else name
+
+    @property
+    def unit(self) -> str:
+        """Of the values."""
+        return "likelihood" if self.scale == "exp" else self.metric.unit
 
     def exp(self) -> "ScoreMap":
-        """The exponential of every valid value of LEEP or NCE: a mean likelihood, in [0, 1], as published maps hold it.
+        """The exponential of every valid value: a mean likelihood, in [0, 1], as published maps of LEEP hold it.
 
         Raises:
             ValueError: a metric whose exponential means nothing.
         """
-        if self.metric not in LOG_LIKELIHOODS:
-            raise ValueError(f"exp is for mean log-likelihoods ({', '.join(LOG_LIKELIHOODS)}), not for {self.metric}")
-        values = torch.where(self.valid, self.values.exp(), self.values)
-        return replace(self, values=values, metric=f"exp({self.metric})", unit="likelihood")
+        if not self.metric.is_log_likelihood:
+            raise ValueError(f"exp is for mean log-likelihoods, as of leep, and not for {self.metric.name}")
+        return replace(self, values=torch.where(self.valid, self.values.exp(), self.values), scale="exp")
 
     def upsample(self) -> Float64[Tensor, "*batch H W"]:
         """The map at the resolution of the pixels.
@@ -64,8 +80,9 @@ class ScoreMap:
         Example:
             >>> labels = torch.tensor([[[0, 0, 1, 1, 1]]])
             >>> logits = torch.eye(2)[labels].movedim(-1, 1)
-            >>> made = torch_trf.transferability_map("nce", logits, labels, patch_size=(1, 2), min_pixels=1)
-            >>> made.upsample().tolist()
+            >>> score_map = torch_trf.transferability_map(
+            ...     "nce", logits, labels, features_are_logits=True, patch_size=(1, 2), min_pixels=1)
+            >>> score_map.upsample().tolist()
             [[0.0, 0.0, 0.0, 0.0, nan]]
         """
         weight = self.valid.to(torch.float64)
@@ -95,8 +112,9 @@ class ScoreMap:
 
         Example:
             >>> labels = torch.tensor([[[0, 0, 1, 1]]])
-            >>> made = torch_trf.transferability_map("nce", torch.randn(1, 3, 1, 4), labels, patch_size=1, min_pixels=1)
-            >>> made.class_mean(labels, num_classes=2).tolist()
+            >>> score_map = torch_trf.transferability_map(
+            ...     "nce", torch.randn(1, 3, 1, 4), labels, features_are_logits=True, patch_size=1, min_pixels=1)
+            >>> score_map.class_mean(labels, num_classes=2).tolist()
             [0.0, 0.0]
         """
         pooled = self.values.dim() == 2
@@ -111,15 +129,15 @@ class ScoreMap:
         count = sums.scatter_add(1, index + 1, torch.ones_like(pixels))[:, 1:]
         return (total / count)[0] if pooled else total / count
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: PathLike) -> None:
         """Writes the values to a .npy file, as float32; the whole file or nothing.
 
         Raises:
             ValueError: another suffix.
         """
-        if Path(path).suffix != ".npy":
+        if not os.fspath(path).endswith(".npy"):
             raise ValueError(f"{path} must end in .npy")
-        with whole_file(Path(path)) as temporary:
+        with whole_file(path) as temporary:
             np.save(temporary, self.values.cpu().numpy().astype(np.float32))
 
     def _spread(self, values: Tensor) -> Tensor:

@@ -1,11 +1,96 @@
-"""Metrics: pure functions from statistics to scores, batched over leading dimensions."""
+"""Metrics: a file for each, gathered here into the table that scores, maps and front ends read."""
 
-from ._hscore import hscore
-from ._knn import knn
-from ._leep import leep
-from ._logme import logme, logme_by_class
-from ._nce import nce
-from ._otce import otce
-from ._regularized_hscore import regularized_hscore
+import importlib
+import pkgutil
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["hscore", "knn", "leep", "logme", "logme_by_class", "nce", "otce", "regularized_hscore"]
+from .._class_path import ClassPath, instantiate
+from ._coupled import CoupledMetric
+from ._look import Look, TensorName
+from ._metric import TransferabilityMetric
+
+MetricLike = TransferabilityMetric | ClassPath
+DEFAULT_METRICS = ("logme", "hscore")
+
+
+def _gathered() -> dict[str, TransferabilityMetric]:
+    """The metrics that the files of this package define, by name, with their default options."""
+    metrics = {}
+    for module in pkgutil.iter_modules(__path__, f"{__name__}."):
+        for member in vars(importlib.import_module(module.name)).values():
+            if isinstance(member, type) and issubclass(member, TransferabilityMetric) and hasattr(member, "name"):
+                metrics[member.name] = member()
+    return metrics
+
+
+METRICS: dict[str, TransferabilityMetric] = _gathered()
+
+globals().update({type(metric).__name__: type(metric) for metric in METRICS.values()})
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any: ...  # the classes of the metrics
+
+
+def as_metric(metric: MetricLike) -> TransferabilityMetric:
+    """A metric by its name, by the path of its class, or as it is.
+
+    Args:
+        metric: a name of `METRICS`, the dotted path of a class, `{"class_path": ..., "init_args": {...}}` with either,
+            or a metric.
+
+    Raises:
+        ValueError: an unknown name, a path that leads nowhere, options that the metric does not have, or a metric whose
+            looks read different tensors.
+
+    Example:
+        >>> as_metric("leep")
+        LEEP()
+        >>> as_metric({"class_path": "logme", "init_args": {"absent_classes": "include"}})
+        LogME(absent_classes='include', softmax=False)
+    """
+    if not isinstance(metric, TransferabilityMetric):
+        try:
+            instance = instantiate(metric, {name: type(each) for name, each in METRICS.items()})
+        except ValueError as error:
+            raise ValueError(f"metrics: {error}") from error
+        if not isinstance(instance, TransferabilityMetric):
+            raise ValueError(f"metrics: {metric} makes a {type(instance).__name__}, not a TransferabilityMetric")
+        metric = instance
+    if len({look.reads for look in metric.looks}) != 1:
+        raise ValueError(f"metrics: the looks of {metric.name} must all read features, or all logits")
+    return metric
+
+
+def as_metrics(metrics: MetricLike | Sequence[MetricLike]) -> tuple[TransferabilityMetric, ...]:
+    """Several metrics, each as for `as_metric`; a single one is one of one.
+
+    Raises:
+        ValueError: as `as_metric`, no metric, or two of one name.
+
+    Example:
+        >>> as_metrics("nce"), as_metrics(["nce", "leep"])
+        ((NCE(),), (NCE(), LEEP()))
+    """
+    several = [metrics] if isinstance(metrics, str | dict | TransferabilityMetric) else metrics
+    objects = tuple(map(as_metric, several))
+    names = [metric.name for metric in objects]
+    if not names:
+        raise ValueError(f"no metric asked for; known are {', '.join(METRICS)}")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"two metrics are called {twice[0]!r}")
+    return objects
+
+
+__all__ = [
+    "DEFAULT_METRICS",
+    "METRICS",
+    "CoupledMetric",
+    "Look",
+    "MetricLike",
+    "TensorName",
+    "TransferabilityMetric",
+    "as_metric",
+    "as_metrics",
+]
+__all__ += [type(metric).__name__ for metric in METRICS.values()]

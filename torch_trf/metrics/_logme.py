@@ -1,13 +1,19 @@
 """LogME, the log maximum evidence."""
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from .._checks import require_choice
 from .._ops import eigenbasis, logme_evidence
 from ..statistics import Moments
+from ._look import Look
+from ._metric import TransferabilityMetric
+
+AbsentClasses = Literal["skip", "include"]
 
 # The fixed point (You et al. 2022, section 4.3) with the constants of its authors' and of later published code.
 MAX_ITERATIONS = 100
@@ -15,7 +21,8 @@ TOLERANCE = 1e-3  # on the relative change of alpha / beta
 EPSILON = 1e-5  # added to ‖m‖² and to the residual, so that alpha and beta stay finite
 
 
-def logme(moments: Moments, *, absent_classes: Literal["skip", "include"] = "skip") -> Float64[Tensor, "*batch"]:
+@dataclass(frozen=True, kw_only=True)
+class LogME(TransferabilityMetric):
     r"""The evidence that a linear model on the features has for the labels, in nats a pixel.
 
     For each class, Bayesian linear regression from the features F to the one-hot label y, with prior precision
@@ -26,73 +33,73 @@ def logme(moments: Moments, *, absent_classes: Literal["skip", "include"] = "ski
        \quad A = \alpha I + \beta F^\top F, \quad m = \beta A^{-1} F^\top y $$
 
     and the score is the mean over classes of the evidence over N. With $F^\top F = V \mathrm{diag}(\sigma) V^\top$
-    all of it follows from $\sigma$, $V^\top F^\top y$, $y^\top y$ and N: the features are not read again.
+    all of it follows from $\sigma$, $V^\top F^\top y$, $y^\top y$ and N: the features are not read again. They are
+    taken as they are: no centering, no bias. The score is unbounded.
 
     Args:
-        moments: of the target pixels. The features are taken as they are: no centring, no bias.
         absent_classes: "skip" averages over the classes that have pixels, so that the score does not depend on how
             labels are numbered; "include" averages over all classes up to the largest that has pixels, as published
             code does (an absent class has a high evidence, set by `EPSILON`).
-
-    Returns:
-        One score for each leading index, unbounded; higher is better. NaN without a pixel.
+        softmax: whether to read the softmax of the features instead of the features.
 
     Raises:
         ValueError: an unknown `absent_classes`.
 
     Example:
         >>> features = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
-        >>> round(logme(Moments.from_pixels(features, torch.tensor([0, 0, 1, 1]), num_classes=2)).item(), 3)
+        >>> round(LogME()(features, torch.tensor([0, 0, 1, 1])).item(), 3)
         -0.144
 
     Source: K. You et al., "LogME: Practical assessment of pre-trained models for transfer learning", ICML 2021,
     equations 1 to 3; K. You et al., "Ranking and tuning pre-trained models", JMLR 2022, algorithm 3 (fixed point).
     """
-    return logme_by_class(moments, absent_classes=absent_classes).nanmean(-1)
 
+    name: ClassVar = "logme"
+    unit: ClassVar = "nats"
+    mean_over: ClassVar = "classes"
 
-def logme_by_class(
-    moments: Moments, *, absent_classes: Literal["skip", "include"] = "skip"
-) -> Float64[Tensor, "*batch K"]:
-    """The evidence for each class against all others, in nats a pixel, of which LogME is the mean.
+    absent_classes: AbsentClasses = "skip"
+    softmax: bool = False
 
-    Args:
-        moments: of the target pixels.
-        absent_classes: as for `logme`.
+    def __post_init__(self) -> None:
+        """Checks the options."""
+        require_choice("absent_classes", self.absent_classes, AbsentClasses)
 
-    Returns:
-        For each leading index one number a class, unbounded; higher is better. NaN for a class that does not count.
+    @property
+    def looks(self) -> tuple[Look, ...]:
+        """The moments of the features."""
+        return (Look(Moments, softmax=self.softmax),)
 
-    Raises:
-        ValueError: as `logme`.
+    def score(self, moments: Moments) -> Float64[Tensor, "*batch"]:
+        """The mean evidence over the classes."""
+        return self.by_class(moments).nanmean(-1)
 
-    Example:
-        >>> features = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
-        >>> moments = Moments.from_pixels(features, torch.tensor([0, 0, 1, 1]), num_classes=3)
-        >>> [round(evidence, 3) for evidence in logme_by_class(moments).tolist()]
-        [-0.144, -0.144, nan]
+    def by_class(self, moments: Moments) -> Float64[Tensor, "*batch K"]:
+        """The evidence for each class against all others, in nats a pixel; NaN for a class that does not count.
 
-    Source: as `logme`.
-    """
-    if absent_classes not in ("skip", "include"):
-        raise ValueError(f"absent_classes must be 'skip' or 'include', not {absent_classes!r}")
-    present = moments.class_count > 0
-    # Up to the largest class that is present, or just those that are.
-    included = present if absent_classes == "skip" else present.flip(-1).cumsum(-1).flip(-1) > 0
-    eigenvalues, coordinates = eigenbasis(moments.gram, moments.class_sum)
-    # Directions without features hold rounding alone.
-    floor = eigenvalues[..., -1:] * eigenvalues.shape[-1] * torch.finfo(torch.float64).eps
-    sigma = eigenvalues.where(eigenvalues > floor, 0)
-    projected = torch.where(sigma.unsqueeze(-2) > 0, coordinates.square() / sigma.unsqueeze(-2), 0)  # (uᵀy)²
-    outside = (moments.class_count - projected.sum(-1)).clamp(min=0)  # the part of y that no direction of F reaches
-    evidence = logme_evidence(
-        sigma,
-        projected,
-        outside,
-        moments.count.to(torch.float64),
-        included,
-        epsilon=EPSILON,
-        tolerance=TOLERANCE,
-        max_iterations=MAX_ITERATIONS,
-    )
-    return evidence.where(included, torch.nan)
+        Example:
+            >>> features = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
+            >>> moments = Moments.from_pixels(features, torch.tensor([0, 0, 1, 1]), num_classes=3)
+            >>> [round(evidence, 3) for evidence in LogME().by_class(moments).tolist()]
+            [-0.144, -0.144, nan]
+        """
+        present = moments.class_count > 0
+        # Up to the largest class that is present, or just those that are.
+        included = present if self.absent_classes == "skip" else present.flip(-1).cumsum(-1).flip(-1) > 0
+        eigenvalues, coordinates = eigenbasis(moments.gram, moments.class_sum)
+        # Directions without features hold rounding alone.
+        floor = eigenvalues[..., -1:] * eigenvalues.shape[-1] * torch.finfo(torch.float64).eps
+        sigma = eigenvalues.where(eigenvalues > floor, 0)
+        projected = torch.where(sigma.unsqueeze(-2) > 0, coordinates.square() / sigma.unsqueeze(-2), 0)  # (uᵀy)²
+        outside = (moments.class_count - projected.sum(-1)).clamp(min=0)  # the part of y that no direction of F reaches
+        evidence = logme_evidence(
+            sigma,
+            projected,
+            outside,
+            moments.count.to(torch.float64),
+            included,
+            epsilon=EPSILON,
+            tolerance=TOLERANCE,
+            max_iterations=MAX_ITERATIONS,
+        )
+        return evidence.where(included, torch.nan)

@@ -1,48 +1,68 @@
 """Regularized H-score."""
 
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
 from ..statistics import Moments
 from ._hscore import principal_variances
+from ._look import Look
+from ._metric import TransferabilityMetric
 
 
-def regularized_hscore(moments: Moments) -> Float64[Tensor, "*batch"]:
+@dataclass(frozen=True, kw_only=True)
+class RegularizedHScore(TransferabilityMetric):
     r"""The H-score with a shrunk covariance, which stays meaningful with few pixels and many channels.
 
     $$ H_a = (1 - a)\, \mathrm{tr}\!\left(\Sigma_a^{-1}\, \mathrm{cov}(\mathrm{E}[f \mid y])\right), \qquad
        \Sigma_a = (1 - a)\, \Sigma + a\, \tfrac{\mathrm{tr}\,\Sigma}{D} I $$
 
     where $\Sigma$ is the covariance of the features with divisor N, $\mathrm{cov}(\mathrm{E}[f \mid y])$ has N - 1, and
-    $a$ is Ledoit and Wolf's shrinkage, which needs the fourth moment of the centered features.
+    $a$ is Ledoit and Wolf's shrinkage, which needs the fourth moment of the centered features. At least 0; 0 with a
+    single class or constant features.
 
     Args:
-        moments: of the target pixels.
-
-    Returns:
-        One score for each leading index, at least 0; higher is better. 0 with a single class or constant features, NaN
-        without a pixel.
+        softmax: whether to read the softmax of the features instead of the features.
 
     Example:
         >>> features = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
-        >>> moments = Moments.from_pixels(features, torch.tensor([0, 0, 1, 1]), num_classes=2)
-        >>> round(regularized_hscore(moments).item(), 3)
+        >>> round(RegularizedHScore()(features, torch.tensor([0, 0, 1, 1])).item(), 3)
         1.301
 
     Source: S. Ibrahim, N. Ponomareva and R. Mazumder, "Newer is not always better: Rethinking transferability metrics,
     their peculiarities, stability and performance", 2021, section 4; O. Ledoit and M. Wolf, "A well-conditioned
     estimator for large-dimensional covariance matrices", Journal of Multivariate Analysis, 2004, section 3.
     """
-    count = moments.count.to(torch.float64)
-    scatter, between = principal_variances(moments)
-    variance = scatter / count.clamp(min=1).unsqueeze(-1)
-    target = variance.mean(-1, keepdim=True)
-    # N² times the two expectations whose ratio is the shrinkage, each a sum over D x D entries.
-    noise = moments.centered.offset_fourth_moment - count * variance.square().sum(-1)
-    distance = count.square() * (variance - target).square().sum(-1)
-    shrinkage = torch.where(distance > 0, noise / distance, 0).clamp(0, 1).unsqueeze(-1)
-    shrunk = (1 - shrinkage) * variance + shrinkage * target
-    floor = shrunk[..., -1:] * shrunk.shape[-1] * torch.finfo(torch.float64).eps  # directions of rounding alone
-    explained = torch.where(shrunk > floor, between / shrunk, 0) / (count - 1).clamp(min=1).unsqueeze(-1)
-    return ((1 - shrinkage) * explained).sum(-1).where(moments.count > 0, torch.nan)
+
+    name: ClassVar = "regularized_hscore"
+    unit: ClassVar = "directions"
+
+    softmax: bool = False
+
+    @property
+    def looks(self) -> tuple[Look, ...]:
+        """The moments of the features."""
+        return (Look(Moments, softmax=self.softmax),)
+
+    def score(self, moments: Moments) -> Float64[Tensor, "*batch"]:
+        """The explained share of the shrunk variance, summed over directions."""
+        count = moments.count.to(torch.float64)
+        scatter, between = principal_variances(moments)
+        variance = scatter / count.clamp(min=1).unsqueeze(-1)
+        target = variance.mean(-1, keepdim=True)
+        # N² times the two expectations whose ratio is the shrinkage, each a sum over D x D entries.
+        noise = moments.centered.offset_fourth_moment - count * variance.square().sum(-1)
+        distance = count.square() * (variance - target).square().sum(-1)
+        shrinkage = torch.where(distance > 0, noise / distance, 0).clamp(0, 1).unsqueeze(-1)
+        shrunk = (1 - shrinkage) * variance + shrinkage * target
+        floor = shrunk[..., -1:] * shrunk.shape[-1] * torch.finfo(torch.float64).eps  # directions of rounding alone
+        explained = torch.where(shrunk > floor, between / shrunk, 0) / (count - 1).clamp(min=1).unsqueeze(-1)
+        return ((1 - shrinkage) * explained).sum(-1).where(moments.count > 0, torch.nan)
+
+    def bounds(self, num_classes: int, channels: int) -> tuple[float, float]:
+        """At least 0."""
+        return 0.0, math.inf

@@ -2,8 +2,8 @@
 
 from ._candidate import Candidate
 from ._correlation import Agreement, Correlation, Estimate, correlation
-from ._correlation_files import read_accuracies, read_scores, write_correlation
-from ._extract import extract
+from ._correlation_files import ModelScores, output_files, read_accuracies, read_scores, write_correlation
+from ._extract import FileType, extract
 from ._rank import Ranker
 from ._ranking import Ranking, Result
 from ._report import write_report
@@ -14,12 +14,15 @@ __all__ = [
     "Candidate",
     "Correlation",
     "Estimate",
+    "FileType",
+    "ModelScores",
     "Ranker",
     "Ranking",
     "Result",
     "correlation",
     "draw_scatter",
     "extract",
+    "output_files",
     "read_accuracies",
     "read_scores",
     "write_correlation",

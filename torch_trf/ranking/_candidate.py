@@ -1,21 +1,26 @@
 """Candidate models: made by the path of a class, with the weights of a checkpoint file."""
 
+import inspect
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import asdict, dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint
+from torchvision import models
 from torchvision.transforms import v2
 
 from .._class_path import ClassPath, instantiate
 from .._digest import digest, of_file
+from .._files import PathLike
 from ..datasets import LabeledData
+from ..metrics import TensorName
 
 PREFIXES = ("module.", "model.", "_orig_mod.", "net.")  # that training puts before the names of a model's parameters
 NESTED = ("state_dict", "model_state_dict", "model_state", "model")  # where a checkpoint keeps them
@@ -32,11 +37,12 @@ class Candidate:
         model: what makes it: `{"class_path": ..., "init_args": {...}}`, where the path is of a class or of a function
             that returns a model, or, without a dot, the name of a torchvision model.
         layer: whose features to score, as for `hooks.FeatureTap`.
-        logits_layer: which gives the source model's class scores, for LEEP and NCE; "" is the model's own output.
+        logits_layer: which gives the source model's class scores, for metrics that read them; "" is the model's own
+            output.
         checkpoint: file of its weights (.pt, .pth, .safetensors); as it is made by default.
         transform: what the model needs done with an image, one after the other, each made as the model is. It must
             keep all of the image in view. Scaling to [0, 1] and by ImageNet's mean and deviation by default.
-        source: the source data set, for OTCE and JC-OTCE.
+        source: the source data set, for metrics that compare with it.
 
     Raises:
         ValueError: a name that is none of a folder.
@@ -46,7 +52,7 @@ class Candidate:
     model: ClassPath
     layer: str
     logits_layer: str | None = None
-    checkpoint: str | None = None
+    checkpoint: PathLike | None = None
     transform: list[ClassPath] | None = None
     source: LabeledData | None = None
 
@@ -56,9 +62,10 @@ class Candidate:
             raise ValueError(f"candidate {self.name!r}: a name must be that of a folder")
 
     @property
-    def layers(self) -> tuple[str, ...]:
-        """All layers that are read."""
-        return tuple(dict.fromkeys([self.layer, *([] if self.logits_layer is None else [self.logits_layer])]))
+    def layer_of(self) -> dict[TensorName, str]:
+        """The layer that gives each tensor which a metric may read."""
+        layers: dict[TensorName, str] = {"features": self.layer}
+        return layers if self.logits_layer is None else layers | {"logits": self.logits_layer}
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -80,11 +87,11 @@ class Candidate:
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # a model without a checkpoint is the same every time, too
-            model = instantiate(self.model)
+            model = instantiate(self.model, torchvision_models())
         if not isinstance(model, nn.Module):
             raise ValueError(f"{self.model} makes a {type(model).__name__}, not a torch.nn.Module")
         if self.checkpoint is not None:
-            load_weights(model, Path(self.checkpoint))
+            load_weights(model, self.checkpoint)
         return model.eval()
 
     def make_transform(self) -> v2.Transform:
@@ -98,7 +105,18 @@ class Candidate:
         return v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)])
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
+@cache
+def torchvision_models() -> dict[str, Callable[..., nn.Module]]:
+    """What makes the models of torchvision, by name; nothing is downloaded unless weights are asked for."""
+    makers: dict[str, Callable[..., nn.Module]] = {}
+    for name in models.list_models():
+        parameters = inspect.signature(models.get_model_builder(name)).parameters
+        no_weights = {option: None for option in ("weights", "weights_backbone") if option in parameters}
+        makers[name] = partial(models.get_model, name, **no_weights)
+    return makers
+
+
+def load_weights(model: nn.Module, path: PathLike) -> None:
     """Loads the weights of a checkpoint file into a model, which must be the one that they are of.
 
     They may lie in an entry "state_dict" or "model" of the file, and their names may start with what distributed
@@ -111,55 +129,63 @@ def load_weights(model: nn.Module, path: Path) -> None:
     Raises:
         ValueError: a file that is none, is cut off, or holds code, or weights of another model; the message names keys.
     """
-    weights = _named_as(model.state_dict().keys(), _tensors(path))
     own = model.state_dict()
-    told = []
-    for what, names in (
-        ("lacks", own.keys() - weights.keys()),
-        ("has beyond them", weights.keys() - own.keys()),
-        (
-            "has in another shape",
-            {name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape},
-        ),
-    ):
-        if names:
-            named = ", ".join(sorted(names)[:MOST_NAMED]) + (", ..." if len(names) > MOST_NAMED else "")
-            told.append(f"{what} {len(names)}: {named}")
-    if told:
+    weights = _named_as(own.keys(), _tensors(Path(path)))
+    both = own.keys() & weights.keys()
+    misfits = {
+        "lacks": own.keys() - weights.keys(),
+        "has beyond them": weights.keys() - own.keys(),
+        "has in another shape": {name for name in both if own[name].shape != weights[name].shape},
+    }
+    if any(misfits.values()):
         entries = f"of the {len(own)} entries of this {type(model).__name__}"
-        raise ValueError(f"{path} is of another model: {entries} it {'; '.join(told)}")
+        listed = "; ".join(f"{what} {len(names)}: {_first(names)}" for what, names in misfits.items() if names)
+        raise ValueError(f"{path} is of another model: {entries} it {listed}")
     model.load_state_dict(weights)
+
+
+def _first(names: Set[str]) -> str:
+    """Some of the names, for an error."""
+    return ", ".join(sorted(names)[:MOST_NAMED]) + (", ..." if len(names) > MOST_NAMED else "")
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint file, by name."""
     if not path.is_file():
         raise ValueError(f"{path} is not a file")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file  # an extra, which most checkpoints do not need
-
-            return load_file(path)
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except ImportError:
-        raise
-    except pickle.UnpicklingError as error:
-        names = ", ".join(get_unsafe_globals_in_checkpoint(path)) if zipfile.is_zipfile(path) else "code"
-        told = f"{path} is damaged or holds {names} beside tensors, which is not loaded: save model.state_dict()"
-        raise ValueError(told) from error
-    except Exception as error:  # a damaged file fails in many ways
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path} is not a whole file of weights alone: {reason}") from error
-    while isinstance(found, Mapping) and (inner := [found[n] for n in NESTED if isinstance(found.get(n), Mapping)]):
-        found = inner[0]
-    named = found if isinstance(found, Mapping) else {}
-    tensors = {name: value for name, value in named.items() if isinstance(value, Tensor)}
+    contents = _contents(path)
+    while isinstance(contents, Mapping):
+        inner = [contents[name] for name in NESTED if isinstance(contents.get(name), Mapping)]
+        if not inner:
+            break
+        contents = inner[0]
+    entries = contents if isinstance(contents, Mapping) else {}
+    tensors = {name: value for name, value in entries.items() if isinstance(value, Tensor)}
     if not tensors:
         raise ValueError(f"{path} holds no tensors by name")
     return tensors
 
 
-def _named_as(names: Any, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def _contents(path: Path) -> Any:
+    """What lies in a checkpoint file, which may be anything that holds no code."""
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file  # an extra, which most checkpoints do not need
+
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except ImportError:
+        raise
+    except pickle.UnpicklingError as error:
+        code = ", ".join(get_unsafe_globals_in_checkpoint(path)) if zipfile.is_zipfile(path) else "code"
+        message = f"{path} is damaged or holds {code} beside tensors, which is not loaded: save model.state_dict()"
+        raise ValueError(message) from error
+    except Exception as error:  # a damaged file fails in many ways
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path} is not a whole file of weights alone: {reason}") from error
+
+
+def _named_as(names: Set[str], weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """The weights as the model names them; what training kept beside the model is left out with its prefix."""
     prefixes = [""]
     for prefix in prefixes:  # the shorter ones first

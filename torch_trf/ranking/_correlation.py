@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from ..metrics import METRICS
+
 SOURCE_ACCURACY = "source accuracy"
 RANDOM_ORDER = "random order"
 LEAST_MODELS = 3
@@ -33,7 +35,7 @@ class Estimate:
         return f"{value} [{low}, {high}]"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Agreement:
     """How well one predictor predicted the accuracies.
 
@@ -61,6 +63,7 @@ class Correlation:
     Attributes:
         predictors: the value that each predictor gave each model: metrics and, where given, "source accuracy".
         accuracies: after fine-tuning, of each model.
+        units: of the metrics, where they are known.
         agreements: of each predictor, and of "random order".
         top: k of the top-k regret.
         num_resamples: of the models, and random orders.
@@ -69,6 +72,7 @@ class Correlation:
 
     predictors: dict[str, dict[str, float]]
     accuracies: dict[str, float]
+    units: dict[str, str]
     agreements: dict[str, Agreement]
     top: int
     num_resamples: int
@@ -83,8 +87,8 @@ class Correlation:
         for predictor, agreement in self.agreements.items():
             row: dict[str, Any] = {"predictor": predictor}
             for field in fields(Agreement):
-                found, name = getattr(agreement, field.name), field.name.replace("_k_", f"_{self.top}_")
-                row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+                name, estimate = field.name.replace("_k_", f"_{self.top}_"), getattr(agreement, field.name)
+                row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
             rows.append(row)
         return rows
 
@@ -94,6 +98,7 @@ def correlation(
     accuracies: Mapping[str, float],
     *,
     source_accuracies: Mapping[str, float] | None = None,
+    units: Mapping[str, str] | None = None,
     top: int = 3,
     num_resamples: int = 1000,
     seed: int = 0,
@@ -120,6 +125,7 @@ def correlation(
         scores: by metric, of each model; higher is better.
         accuracies: after fine-tuning, of each model, in any unit in which higher is better.
         source_accuracies: of each model on its own source data set: the baseline "source accuracy".
+        units: of the metrics, for figures; those of this package's metrics are known.
         top: k of the top-k regret.
         num_resamples: how many resamples, and how many random orders; at least 40.
         seed: of both.
@@ -135,8 +141,8 @@ def correlation(
 
     Example:
         >>> accuracies = {"resnet": 0.61, "unet": 0.48, "vit": 0.70, "fcn": 0.55}
-        >>> found = correlation({"logme": {"resnet": 0.3, "unet": -0.1, "vit": 0.2, "fcn": 0.1}}, accuracies)
-        >>> agreement = found.agreements["logme"]
+        >>> result = correlation({"logme": {"resnet": 0.3, "unet": -0.1, "vit": 0.2, "fcn": 0.1}}, accuracies)
+        >>> agreement = result.agreements["logme"]
         >>> round(agreement.spearman.value, 6), round(agreement.top_1_regret.value, 6), agreement.top_k_regret.value
         (0.8, 0.09, 0.0)
 
@@ -153,6 +159,25 @@ def correlation(
     if not predictors:
         raise ValueError("there is no metric to compare with the accuracies")
     models = sorted(accuracies)  # in whatever order they are given, the same are drawn
+    _check_options(models, top=top, num_resamples=num_resamples, seed=seed)
+    outcome = _checked("accuracy", accuracies, models)
+    values = np.stack([_checked(name, of_models, models) for name, of_models in predictors.items()])
+    estimates = _estimates(values, outcome, top=top, num_resamples=num_resamples, seed=seed)
+    all_units = {name: metric.unit for name, metric in METRICS.items()} | dict(units or {})
+    return Correlation(
+        predictors={
+            name: dict(zip(models, row, strict=True)) for name, row in zip(predictors, values.tolist(), strict=True)
+        },
+        accuracies=dict(zip(models, outcome.tolist(), strict=True)),
+        units={name: unit for name, unit in all_units.items() if name in predictors},
+        agreements=dict(zip([*predictors, RANDOM_ORDER], estimates, strict=True)),
+        top=top,
+        num_resamples=num_resamples,
+        seed=seed,
+    )
+
+
+def _check_options(models: Sequence[str], *, top: int, num_resamples: int, seed: int) -> None:
     if len(models) < LEAST_MODELS:
         raise ValueError(
             f"accuracies of {len(models)} models ({', '.join(models)}), at least {LEAST_MODELS} are needed"
@@ -163,31 +188,26 @@ def correlation(
         raise ValueError(f"num_resamples={num_resamples} is less than {LEAST_RESAMPLES}")
     if seed < 0:
         raise ValueError(f"seed={seed} is less than 0")
-    outcome = _checked("accuracy", accuracies, models)
-    found = np.stack([_checked(name, values, models) for name, values in predictors.items()])
 
+
+def _estimates(
+    values: Float[np.ndarray, "predictors M"],
+    accuracies: Float[np.ndarray, "M"],
+    *,
+    top: int,
+    num_resamples: int,
+    seed: int,
+) -> list[Agreement]:
+    """The agreement of each predictor, and at last that of random orders."""
     generator = np.random.default_rng(seed)
-    draws = generator.integers(len(models), size=(num_resamples, len(models)))
-    orders = generator.permuted(np.broadcast_to(np.arange(len(models), dtype=np.float64), draws.shape), axis=1)
-    by_chance = _measures(orders, outcome, top)
-    resampled = np.stack([*(_measures(each[draws], outcome[draws], top) for each in found), by_chance])
+    draws = generator.integers(len(accuracies), size=(num_resamples, len(accuracies)))
+    orders = generator.permuted(np.broadcast_to(np.arange(len(accuracies), dtype=np.float64), draws.shape), axis=1)
+    by_chance = _measures(orders, accuracies, top)
+    resampled = np.stack([*(_measures(each[draws], accuracies[draws], top) for each in values), by_chance])
     mean = (by_chance / num_resamples).sum(0)  # in this order no sum of large regrets overflows
-    values = np.vstack([_measures(found, outcome, top), mean])
-    estimates = np.stack([values, *np.nanpercentile(resampled, PERCENTILES, axis=1)], -1).tolist()
-    measures = [field.name for field in fields(Agreement)]
-    return Correlation(
-        predictors={
-            name: dict(zip(models, row, strict=True)) for name, row in zip(predictors, found.tolist(), strict=True)
-        },
-        accuracies=dict(zip(models, outcome.tolist(), strict=True)),
-        agreements={
-            name: Agreement(**{measure: Estimate(*each) for measure, each in zip(measures, row, strict=True)})
-            for name, row in zip([*predictors, RANDOM_ORDER], estimates, strict=True)
-        },
-        top=top,
-        num_resamples=num_resamples,
-        seed=seed,
-    )
+    measured = np.vstack([_measures(values, accuracies, top), mean])
+    estimates = np.stack([measured, *np.nanpercentile(resampled, PERCENTILES, axis=1)], -1).tolist()
+    return [Agreement(*(Estimate(*each) for each in row)) for row in estimates]
 
 
 def _checked(what: str, values: Mapping[str, float], models: Sequence[str]) -> Float[np.ndarray, "M"]:
@@ -196,16 +216,16 @@ def _checked(what: str, values: Mapping[str, float], models: Sequence[str]) -> F
         raise ValueError(f"{what}: none of {', '.join(missing)}")
     if unknown := sorted(values.keys() - set(models)):
         raise ValueError(f"{what} is there of {', '.join(unknown)}, which have no accuracy")
-    found = np.array([values[model] for model in models], dtype=np.float64)
-    for model, value in zip(models, found, strict=True):
+    ordered = np.array([values[model] for model in models], dtype=np.float64)
+    for model, value in zip(models, ordered, strict=True):
         if not np.isfinite(value):
             raise ValueError(f"{what} of {model} is {value}")
-    low, high = float(found.min()), float(found.max())
+    low, high = float(ordered.min()), float(ordered.max())
     if low == high:
         raise ValueError(f"{what}: all models have {low}, so that there is no order to compare")
     if math.isinf(high - low):
         raise ValueError(f"{what} ranges from {low} to {high}: the difference is too large for a number")
-    return found
+    return ordered
 
 
 def _measures(
@@ -228,9 +248,9 @@ def _measures(
 
 def _differences(values: Float[np.ndarray, "*batch M"]) -> Float[np.ndarray, "*batch M M"]:
     """Of all pairs, in units of the largest, so that no square is too large or too small; NaN where all are equal."""
-    found = values[..., :, None] - values[..., None, :]
+    differences = values[..., :, None] - values[..., None, :]
     with np.errstate(invalid="ignore"):
-        return found / found.max((-2, -1), keepdims=True)
+        return differences / differences.max((-2, -1), keepdims=True)
 
 
 def _weights(

@@ -4,24 +4,37 @@ import csv
 import json
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .._files import write_csv, write_json
+from .._files import PathLike, write_csv, write_json
 from .._versions import versions
 from ..plots import save_figure
 from ._correlation import Correlation
 from ._scatter import draw_scatter
 
 
-def read_scores(path: Path) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
+@dataclass(frozen=True, slots=True)
+class ModelScores:
+    """The scores of several models.
+
+    Attributes:
+        scores: by metric, of each model.
+        units: of the metrics; a plain table has none.
+        failures: of models that failed in the ranking, which have no scores, why.
+    """
+
+    scores: dict[str, dict[str, float]]
+    units: dict[str, str]
+    failures: dict[str, str]
+
+
+def read_scores(path: PathLike) -> ModelScores:
     """Reads the scores of several models.
 
     Args:
         path: `ranking.json`, as `torch-trf rank` writes it, or a plain table `{"model": {"logme": 0.3, ...}, ...}`.
-
-    Returns:
-        By metric, the score of each model; and of models that failed in the ranking, which have none, why.
 
     Raises:
         ValueError: a file that is neither, a name that is there twice, or a score that is missing or no finite number.
@@ -30,21 +43,28 @@ def read_scores(path: Path) -> tuple[dict[str, dict[str, float]], dict[str, str]
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "scores.json"
         >>> _ = path.write_text('{"resnet": {"logme": 0.3, "leep": -0.5}, "unet": {"logme": -0.1, "leep": -0.7}}')
-        >>> read_scores(path)
-        ({'logme': {'resnet': 0.3, 'unet': -0.1}, 'leep': {'resnet': -0.5, 'unet': -0.7}}, {})
+        >>> read_scores(path).scores
+        {'logme': {'resnet': 0.3, 'unet': -0.1}, 'leep': {'resnet': -0.5, 'unet': -0.7}}
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"), parse_int=float, object_pairs_hook=_unique)
+        contents = json.loads(Path(path).read_text(encoding="utf-8"), parse_int=float, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(found, dict):
+    if not isinstance(contents, dict):
         raise ValueError(f"{path} holds no table of models and their scores")
-    if "scores" in found and "versions" in found:
+    if "scores" in contents and "versions" in contents:
         raise ValueError(
             f"{path} holds the scores of one model, as `torch-trf score` writes them: give those of several, as"
             ' `torch-trf rank` does, or a table {"model": {"logme": 0.3}}'
         )
-    table, failures = _of_ranking(path, found) if "candidates" in found and "versions" in found else (found, {})
+    if "candidates" in contents and "versions" in contents:
+        table, units, failures = _of_ranking(path, contents)
+        return ModelScores(_by_metric(path, table), units, failures)
+    return ModelScores(_by_metric(path, contents), {}, {})
+
+
+def _by_metric(path: PathLike, table: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """The scores of a table of models, each of every metric."""
     scores: dict[str, dict[str, float]] = {}
     for model, row in table.items():
         if not isinstance(row, dict):
@@ -58,10 +78,10 @@ def read_scores(path: Path) -> tuple[dict[str, dict[str, float]], dict[str, str]
             raise ValueError(f"{path}: no {metric} of {', '.join(sorted(missing))}")
     if not scores:
         raise ValueError(f"{path} has no scores")
-    return scores, failures
+    return scores
 
 
-def read_accuracies(path: Path) -> tuple[dict[str, float], dict[str, float] | None]:
+def read_accuracies(path: PathLike) -> tuple[dict[str, float], dict[str, float] | None]:
     r"""Reads the accuracies of models after fine-tuning.
 
     Args:
@@ -84,7 +104,7 @@ def read_accuracies(path: Path) -> tuple[dict[str, float], dict[str, float] | No
     """
     columns: dict[str, dict[str, float]] = {}
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets begin a file with a mark
+        with Path(path).open(newline="", encoding="utf-8-sig") as file:  # spreadsheets begin a file with a mark
             reader = csv.DictReader(file, skipinitialspace=True)
             header = reader.fieldnames
             if not header:
@@ -109,12 +129,12 @@ def read_accuracies(path: Path) -> tuple[dict[str, float], dict[str, float] | No
     return columns["accuracy"], columns.get("source_accuracy")
 
 
-def output_files(stem: str) -> tuple[Path, Path, Path]:
+def output_files(stem: PathLike) -> tuple[Path, Path, Path]:
     """The JSON file, the table and the figure that `write_correlation` writes."""
     return Path(f"{stem}.json"), Path(f"{stem}.csv"), Path(f"{stem}.png")
 
 
-def write_correlation(correlation: Correlation, stem: str) -> None:
+def write_correlation(correlation: Correlation, stem: PathLike) -> None:
     """Writes `STEM.json`, `STEM.csv` and `STEM.png`, each whole or not at all.
 
     The JSON file holds all that was compared and what came of it, the table a row for each predictor, the figure a
@@ -126,31 +146,33 @@ def write_correlation(correlation: Correlation, stem: str) -> None:
     values, table, figure = output_files(stem)
     save_figure(draw_scatter(correlation), figure)  # before there is any file, since drawing may fail
     rows = correlation.rows()
-    inputs = {"predictors": correlation.predictors, "accuracies": correlation.accuracies}
+    inputs = {"predictors": correlation.predictors, "accuracies": correlation.accuracies, "units": correlation.units}
     settings = {"top": correlation.top, "num_resamples": correlation.num_resamples, "seed": correlation.seed}
     write_json(values, {"agreements": rows, **inputs, **settings, "versions": versions()})
     write_csv(table, list(rows[0]), rows)
 
 
-def _of_ranking(path: Path, found: dict[str, Any]) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
-    """The scores of each model that a ranking holds, by metric, and why models failed."""
+def _of_ranking(path: PathLike, ranking: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str], dict[str, str]]:
+    """The scores of each model that a ranking holds, by metric, the metrics' units, and why models failed."""
     try:
-        results = _unique((each["name"], each) for each in found["candidates"])
+        results = _unique((each["name"], each) for each in ranking["candidates"])
         failures = {name: each["failure"] for name, each in results.items() if each["failure"]}
-        scored = {name: each["scores"].items() for name, each in results.items() if not each["failure"]}
-        return {name: {metric: score["score"] for metric, score in row} for name, row in scored.items()}, failures
+        scored = {name: each["scores"] for name, each in results.items() if not each["failure"]}
+        units = {metric: score["unit"] for row in scored.values() for metric, score in row.items()}
+        table = {name: {metric: score["score"] for metric, score in row.items()} for name, row in scored.items()}
+        return table, units, failures
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a ranking as `torch-trf rank` writes it: {error!r}") from error
 
 
 def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """Names with their values, each there once."""
-    found: dict[str, Any] = {}
+    table: dict[str, Any] = {}
     for name, value in pairs:
-        if name in found:
+        if name in table:
             raise ValueError(f"{name} is there twice")
-        found[name] = value
-    return found
+        table[name] = value
+    return table
 
 
 def _number(cell: str, what: str) -> float:

@@ -11,9 +11,8 @@ from torch import Tensor
 from .._digest import digest, of_tensor
 from ..datasets import IGNORED, LabeledImage
 from ..pixels import Pixels
-from ..score import Scorer
+from ..sampling import Sampling
 from ..statistics import PixelSample, Running
-from ..statistics._pixel_sample import NOT_DRAWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +25,11 @@ class DrawnImage:
     num_classes: int
 
     @classmethod
-    def from_labels(cls, image: LabeledImage, scorer: Scorer) -> "DrawnImage":
-        """Draws pixels of an image as a scorer does, which says how many to draw, and how."""
-        sample = scorer.sample(Pixels(_places(image), image.labels.unsqueeze(0), stream=image.index))
+    def from_labels(cls, image: LabeledImage, *, sampling: Sampling, num_classes: int) -> "DrawnImage":
+        """Draws pixels of an image, as many as are wanted of the whole data set."""
+        places = _places(image)
+        pixels = Pixels(places, image.labels.unsqueeze(0), stream=image.index)
+        sample = sampling.draw(places, pixels, num_classes=num_classes, ignore_index=IGNORED)
         present = image.labels[image.labels != IGNORED].bincount().count_nonzero()
         return cls(image.index, sample, digest([*of_tensor(image.image), *of_tensor(image.labels)]), int(present))
 
@@ -73,7 +74,7 @@ class DrawnPixels:
 
     def of_images(self) -> dict[int, Int64[Tensor, "pixels"]]:
         """Of every image that has pixels here, which of all pixels they are; images in order."""
-        is_drawn = self.sample.labels.flatten() != NOT_DRAWN
+        is_drawn = self.sample.labels.flatten() >= 0
         image = self.sample.features[..., 0].flatten().to(torch.int64).masked_fill(~is_drawn, -1)
         order = image.argsort(stable=True)
         indices, counts = image[order].unique_consecutive(return_counts=True)
@@ -89,10 +90,10 @@ class DrawnPixels:
             features = features.to(torch.float32)  # to bfloat16 the place between two features would be rounded
         _, row, column = self.sample.features.flatten(0, -2)[pixels].to(features.device).unbind(-1)
         grid = (2 * torch.stack([column, row], -1) - 1).to(features.dtype).reshape(1, 1, -1, 2)
-        found = torch.nn.functional.grid_sample(
+        values = torch.nn.functional.grid_sample(
             features.unsqueeze(0), grid, mode="bilinear", padding_mode="border", align_corners=False
         )
-        return found[0, :, 0].mT
+        return values[0, :, 0].mT
 
     def filled(self, features: Float[Tensor, "pixels D"]) -> PixelSample:
         """The pixels with a model's features instead of their places."""

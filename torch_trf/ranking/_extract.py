@@ -1,19 +1,24 @@
 """Features of one model on a data set, as files."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from .._files import write_bytes, write_json
-from ..datasets import LabeledData
+from .._checks import require_choice
+from .._files import PathLike, write_bytes, write_json
+from ..datasets import LabeledData, LabeledImage
+from ..inference import ForwardPasses, Inference
 from ..pixels import bilinear, nearest, size_of
 from ._candidate import Candidate
-from ._passes import ForwardPasses, Precision
+from ._image_features import image_features
 from ._store import differences, plain
 
 FileType = Literal["float32", "float16"]
@@ -22,14 +27,10 @@ FileType = Literal["float32", "float16"]
 def extract(
     candidate: Candidate,
     data: LabeledData,
-    output: str | Path,
+    output: PathLike,
     *,
     dtype: FileType = "float32",
-    batch_size: int = 4,
-    num_workers: int = 2,
-    precision: Precision = "float32",
-    device: torch.device | str = "cpu",
-    progress: bool = False,
+    inference: Inference = Inference(),
 ) -> tuple[int, int]:
     """Writes the features of a model on a data set in the layout that `FeatureFolder` reads.
 
@@ -42,11 +43,7 @@ def extract(
         data: the labeled images.
         output: the folder; it is made.
         dtype: of the features' files.
-        batch_size: images at once; halved where memory does not suffice.
-        num_workers: processes that decode images.
-        precision: of the forward passes; other than float32 by autocast.
-        device: where the model runs.
-        progress: whether to show a progress bar.
+        inference: how the model is run.
 
     Returns:
         How many images were written, and how many were there.
@@ -56,53 +53,51 @@ def extract(
             or as `Ranker`.
         OSError: files that cannot be written.
     """
-    if dtype not in get_args(FileType):
-        raise ValueError(f"dtype: {dtype!r} is none of {', '.join(get_args(FileType))}")
+    require_choice("dtype", dtype, FileType)
     folder = Path(output)
-    settings: dict[str, Any] = {
-        "candidate": candidate.settings,
-        "data": asdict(data),
-        "precision": precision,
-        "dtype": dtype,
-    }
-    images = data.make(candidate.make_transform())
-    settings["images"] = getattr(images.dataset, "files", len(images))
     layers = {"final": candidate.layer}
     if candidate.logits_layer is not None:
         layers["logits"] = candidate.logits_layer
+    images = data.make(candidate.make_transform())
+    passes = ForwardPasses(candidate.make(), inference)
+    settings = {
+        "candidate": candidate.settings,
+        "data": asdict(data),
+        "precision": inference.precision,
+        "dtype": dtype,
+        "images": getattr(images.dataset, "files", len(images)),
+    }
+    _write_settings(folder, plain(settings))
     names = ("label", *layers)
-    model = candidate.make().to(device)
-    _claim(folder, plain(settings))
     for name in names:
         (folder / name).mkdir(parents=True, exist_ok=True)
     missing = [k for k in range(len(images)) if not all((folder / name / f"{k}.npy").exists() for name in names)]
-    passes = ForwardPasses(
-        model=model,
-        layers=candidate.layers,
-        device=torch.device(device),
-        precision=precision,
-        batch_size=batch_size,
-        num_workers=num_workers,
-    )
-    for image, features in passes(images, missing, "images" if progress else ""):
-        size = size_of(features[candidate.layer])
-        arrays = {"label": nearest(image.labels.unsqueeze(0), size)[0].to(torch.uint8).numpy()}
-        for name, layer in layers.items():
-            tensor = bilinear(features[layer].unsqueeze(0).float(), size)[0]
-            array = tensor.cpu().numpy()
-            if not (np.abs(array) <= np.finfo(dtype).max).all():
-                raise ValueError(f"image {image.index}: {layer} gives features that are not finite in {dtype}")
-            arrays[name] = array.astype(dtype)
-        for name, array in arrays.items():
+    for image, features in image_features(passes, tuple(dict.fromkeys(layers.values())), images, missing, "images"):
+        for name, array in _arrays(image, features, layers, dtype).items():
             write_bytes(folder / name / f"{image.index}.npy", partial(np.save, arr=array))
     return len(missing), len(images) - len(missing)
 
 
-def _claim(folder: Path, settings: dict[str, Any]) -> None:
-    """Writes the settings into the folder, where they must be those that are there."""
+def _arrays(
+    image: LabeledImage, features: Mapping[str, Float[Tensor, "D h w"]], layers: Mapping[str, str], dtype: FileType
+) -> dict[str, np.ndarray]:
+    """What is written of an image, on the grid of the first of the layers."""
+    size = size_of(features[layers["final"]])
+    arrays = {"label": nearest(image.labels.unsqueeze(0), size)[0].to(torch.uint8).numpy()}
+    for name, layer in layers.items():
+        array = bilinear(features[layer].unsqueeze(0).float(), size)[0].cpu().numpy()
+        if not (np.abs(array) <= np.finfo(dtype).max).all():
+            raise ValueError(f"image {image.index}: {layer} gives features that are not finite in {dtype}")
+        arrays[name] = array.astype(dtype)
+    return arrays
+
+
+def _write_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Writes the settings into the folder, where there must be no features of others."""
     path = folder / "extract.json"
-    written = any(folder.glob("final/*.npy"))
-    if path.exists() and written and (found := list(differences(json.loads(path.read_text()), settings))):
-        raise ValueError(f"{folder} holds features of other settings, where {found[0]}: choose another folder")
+    if path.exists() and any(folder.glob("final/*.npy")):
+        others = next(differences(json.loads(path.read_text()), settings), None)
+        if others is not None:
+            raise ValueError(f"{folder} holds features of other settings, where {others}: choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     write_json(path, settings)

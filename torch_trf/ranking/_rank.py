@@ -2,29 +2,31 @@
 
 import json
 import warnings
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import cast
 
-import torch
-
+from .._files import PathLike
 from .._versions import versions
 from ..datasets import LabeledData, read_batches
-from ..score import Scorer, numbers
-from ..table import METRICS
+from ..inference import Inference
+from ..metrics import DEFAULT_METRICS, MetricLike, TransferabilityMetric, as_metric, as_metrics
+from ..sampling import Sampling
+from ..score import SOURCE_SAMPLE, Scorer, numbers
+from ..transport import SolverLike
 from ._candidate import Candidate
 from ._drawn_pixels import DrawnImage, DrawnPixels
-from ._leep import leep_by_class
-from ._look import Look, Seen
-from ._passes import Precision
 from ._ranking import Ranking, Result
+from ._reading import Reading, mapped_layer, read_model
 from ._report import write_report
-from ._store import Settings, Store, plain
+from ._store import Settings, Store, as_class_path, plain
 
-DRAWING = ("seed", "num_pixels", "num_repeats", "sampling", "boundary_radius")  # options on which the pixels depend
-DEFAULTS: dict[str, Any] = {"num_pixels": 10_000, "sampling": "per_class"}
+
+class CandidateError(Exception):
+    """Why a candidate cannot be scored, in one line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,79 +40,98 @@ class Ranker:
     Args:
         target: the labeled images of the target data set.
         output: folder of the results; it is made.
-        metrics: which metrics, by name.
-        by: the metric that ranks; the first by default.
-        options: of `Scorer`; of num_pixels and sampling the defaults are 10,000 and "per_class".
-        batch_size: images that a model sees at once; less where memory does not suffice.
-        num_workers: processes that decode images.
-        precision: of the forward passes; other than float32 by autocast.
-        device: where models run and scores are computed.
-        progress: whether to show progress bars.
+        metrics: which metrics, each by name, as an object or by `class_path` (`metrics.as_metric`).
+        by: the name of the metric that ranks; the first by default.
+        sampling: which pixels are drawn; by default 10,000, equally many of each class.
+        solver: which couples source and target pixels: "auto", "exact", "sinkhorn", or one of `transport`.
+        map_metric: the metric of which the report shows a map over one image, as `metrics` are given; it reads one data
+            set. One that looks at pixels twice takes its first look at all drawn pixels.
+        inference: how models are run; scores are computed where they are.
 
     Raises:
-        ValueError: options that contradict each other.
+        ValueError: an unknown metric, or options that contradict each other.
     """
 
     target: LabeledData
-    output: Path
-    metrics: tuple[str, ...] = ("logme", "hscore")
+    output: PathLike
+    metrics: MetricLike | Sequence[MetricLike] = DEFAULT_METRICS
     by: str | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-    batch_size: int = 4
-    num_workers: int = 2
-    precision: Precision = "float32"
-    device: str = "cpu"
-    progress: bool = True
+    sampling: Sampling = Sampling(num_pixels=10_000, strategy="per_class")
+    solver: SolverLike = "auto"
+    map_metric: MetricLike = "leep"
+    inference: Inference = Inference()
 
     def __post_init__(self) -> None:
         """Checks the options."""
-        if self.precision not in get_args(Precision):
-            raise ValueError(f"precision: {self.precision!r} is none of {', '.join(get_args(Precision))}")
-        for name, least in (("batch_size", 1), ("num_workers", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
-        if self.by not in (None, *self.metrics):
-            raise ValueError(f"by: {self.by!r} is none of the metrics {', '.join(self.metrics)}")
-        if self._scorer.num_pixels is None:
+        object.__setattr__(self, "metrics", as_metrics(self.metrics))
+        object.__setattr__(self, "map_metric", as_metric(self.map_metric))
+        names = [metric.name for metric in self._metrics]
+        if self.by not in (None, *names):
+            raise ValueError(f"by: {self.by!r} is none of the metrics {', '.join(names)}")
+        if self._map_metric.needs_source or not self._map_metric.has_map:
+            raise ValueError(f"map_metric: {self._map_metric.name!r} has no map over an image of one data set")
+        if self._scorer.sampling.num_pixels is None:
             raise ValueError("num_pixels must be a number: models are compared at pixels that are drawn")
 
     def __call__(self, candidates: Sequence[Candidate]) -> Ranking:
         """The ranking, also written as `ranking.json`, `ranking.csv` and `report.html`.
 
-        A candidate that fails is told at once, and is in the ranking with its error.
+        Of a candidate that fails there is a warning at once; it is in the ranking with its error.
 
         Raises:
             ValueError: no candidate, two of one name, one that does not give what a metric reads, or bad data.
             OSError: results that cannot be written.
         """
         self._check(candidates)
-        self.output.mkdir(parents=True, exist_ok=True)
+        output = Path(self.output)
+        output.mkdir(parents=True, exist_ok=True)
         drawn = self._draw(self.target, self._scorer, "labels")
-        self._scorer.say_if_few(drawn.sample.join_groups(), "target", self.target.num_classes)
+        self._scorer.warn_if_fewer(drawn.sample.join_groups(), "target", self.target.num_classes)
         self._sources.clear()
         results = []
         for number, candidate in enumerate(candidates, 1):
-            result = self._kept_or_made(candidate, drawn, f"{candidate.name} ({number} of {len(candidates)})")
-            if result.failure:
-                warnings.warn(f"{candidate.name} failed and is left out: {result.failure}", stacklevel=2)
+            try:
+                result = self._result(candidate, drawn, f"{candidate.name} ({number} of {len(candidates)})")
+            except CandidateError as error:
+                warnings.warn(f"{candidate.name} failed and is left out: {error}", stacklevel=2)
+                result = Result(name=candidate.name, scores={}, map=None, settings={}, seconds={}, failure=str(error))
             results.append(result)
         ranking = Ranking(
             results=tuple(results),
-            by=self.by or self.metrics[0],
+            metrics=self._metrics,
+            by=self.by or self._metrics[0].name,
+            map_metric=self._map_metric,
             target=plain(asdict(self.target)),
             shown=drawn.shown,
         )
-        ranking.write(self.output)
+        ranking.write(output)
         shown = self.target.make().read(drawn.shown)
-        write_report(ranking, shown.image, shown.labels, self.output / "report.html")
+        write_report(ranking, shown.image, shown.labels, output / "report.html")
         return ranking
+
+    @property
+    def _metrics(self) -> tuple[TransferabilityMetric, ...]:
+        return cast(tuple[TransferabilityMetric, ...], self.metrics)
+
+    @property
+    def _map_metric(self) -> TransferabilityMetric:
+        return cast(TransferabilityMetric, self.map_metric)
 
     @cached_property
     def _scorer(self) -> Scorer:
         """What draws pixels of the target and scores them."""
-        coupled = any(METRICS[name].gamma is not None for name in self.metrics if name in METRICS)
-        options = DEFAULTS | {"num_source_classes": 1 if coupled else None} | self.options
-        return Scorer(metrics=self.metrics, num_classes=self.target.num_classes, device=self.device, **options)
+        return Scorer(
+            metrics=self._metrics,
+            num_classes=self.target.num_classes,
+            num_source_classes=1,  # until a candidate says
+            sampling=self.sampling,
+            solver=self.solver,
+        )
+
+    @cached_property
+    def _sources(self) -> dict[str, DrawnPixels]:
+        """What was drawn from source data sets, which candidates may share."""
+        return {}
 
     def _check(self, candidates: Sequence[Candidate]) -> None:
         if not candidates:
@@ -119,56 +140,60 @@ class Ranker:
         if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"two candidates are called {twice[0]!r}")
         for candidate in candidates:
-            for metric in self.metrics:
-                if METRICS[metric].reads == "logits" and candidate.logits_layer is None:
-                    raise ValueError(f"{metric} reads class scores: give logits_layer to candidate {candidate.name!r}")
-                if METRICS[metric].gamma is not None and candidate.source is None:
-                    raise ValueError(f"{metric} compares two data sets: give source to candidate {candidate.name!r}")
+            for metric in self._metrics:
+                if any(look.reads not in candidate.layer_of for look in metric.looks):
+                    raise ValueError(
+                        f"{metric.name} reads class scores: give logits_layer to candidate {candidate.name!r}"
+                    )
+                if metric.needs_source and candidate.source is None:
+                    raise ValueError(
+                        f"{metric.name} compares two data sets: give source to candidate {candidate.name!r}"
+                    )
 
-    def _draw(self, data: LabeledData, scorer: Scorer, progress: str) -> DrawnPixels:
-        bar = progress if self.progress else ""
-        draw = partial(DrawnImage.from_labels, scorer=replace(scorer, device="cpu"))
-        batches = read_batches(data.make(), draw, batch_size=1, num_workers=self.num_workers, progress=bar)
+    def _draw(self, data: LabeledData, scorer: Scorer, title: str) -> DrawnPixels:
+        """The pixels that a scorer draws from a data set, image by image."""
+        bar = title if self.inference.progress else ""
+        draw = partial(DrawnImage.from_labels, sampling=scorer.sampling, num_classes=scorer.num_classes)
+        batches = read_batches(data.make(), draw, batch_size=1, num_workers=self.inference.num_workers, progress=bar)
         return DrawnPixels.from_images(image for batch in batches for image in batch)
 
-    def _kept_or_made(self, candidate: Candidate, drawn: DrawnPixels, title: str) -> Result:
-        """The candidate's result: as it was kept, from what its model gave before, or from its model."""
-        store = Store(self.output / candidate.name)
-        look = Look(
-            device=torch.device(self.device),
-            precision=self.precision,
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
-            progress=self.progress,
-        )
-        try:
-            scorer, source = self._for_source(candidate, title)
-            settings = self._settings(candidate, drawn, source)
-        except Exception as error:  # of files and code that may be anybody's
-            return _failed(candidate, error)
-        kept = store.result(settings)
-        if isinstance(kept, Result):
-            return kept
-        seen = store.seen(settings["model"])
-        if not isinstance(seen, Seen):
-            for difference in seen:
-                warnings.warn(f"{candidate.name}: {difference}: its model runs again", stacklevel=3)
-            try:
-                seen = look(candidate, self.target, drawn, source, title)
-            except Exception as error:
-                return _failed(candidate, error)
-            store.save_seen(seen, settings["model"])
-        else:
-            for difference in kept:
-                warnings.warn(f"{candidate.name}: {difference}: it is scored again", stacklevel=3)
-        try:
-            result = self._scored(candidate, scorer, seen, settings)
-        except Exception as error:
-            return _failed(candidate, error)
-        store.save_result(result)
-        return result
+    def _result(self, candidate: Candidate, drawn: DrawnPixels, title: str) -> Result:
+        """The candidate's result: as it was kept, from what its model gave before, or from its model.
 
-    def _for_source(self, candidate: Candidate, title: str) -> tuple[Scorer, DrawnPixels | None]:
+        Raises:
+            CandidateError: a candidate that cannot be scored.
+            OSError: results that cannot be written.
+        """
+        store = Store(Path(self.output) / candidate.name)
+        with _errors_of_candidate():
+            scorer, source = self._with_source(candidate, title)
+            settings = self._settings(candidate, drawn, source)
+        result = store.result(settings)
+        if result.value is not None:
+            return result.value
+        kept = store.reading(settings["model"])
+        reading = kept.value
+        if reading is None:
+            _warn(candidate, kept.differences, "its model runs again")
+            with _errors_of_candidate():
+                reading = read_model(
+                    candidate,
+                    self.target,
+                    drawn,
+                    source,
+                    map_metric=self._map_metric,
+                    inference=self.inference,
+                    title=title,
+                )
+            store.save_reading(reading, settings["model"])
+        else:
+            _warn(candidate, result.differences, "it is scored again")
+        with _errors_of_candidate():
+            scored = self._scored(candidate, scorer, reading, settings)
+        store.save_result(scored)
+        return scored
+
+    def _with_source(self, candidate: Candidate, title: str) -> tuple[Scorer, DrawnPixels | None]:
         """The scorer of a candidate, and the pixels of its source data set where a metric couples both."""
         if candidate.source is None or not self._scorer.coupled:
             return self._scorer, None
@@ -178,45 +203,53 @@ class Ranker:
             self._sources[name] = self._draw(candidate.source, scorer.of_source, f"{title}: labels of the source")
         return scorer, self._sources[name]
 
-    @cached_property
-    def _sources(self) -> dict[str, DrawnPixels]:
-        """What was drawn from source data sets, which candidates may share."""
-        return {}
-
     def _settings(self, candidate: Candidate, drawn: DrawnPixels, source: DrawnPixels | None) -> Settings:
-        """What a candidate's result depends on; under "model" what its model's features do."""
-        drawing = {name: getattr(self._scorer, name) for name in DRAWING}
-        model = candidate.settings | drawing | {"precision": self.precision}
-        model |= {"versions": {name: versions()[name] for name in ("torch", "torch_trf")}}
-        model["images and labels"] = drawn.fingerprint
+        """What a candidate's result depends on; under "model" what is read of its model does."""
+        maps = mapped_layer(candidate, self._map_metric) is not None
+        model = candidate.settings | {
+            "sampling": asdict(self.sampling),
+            "map_metric": as_class_path(self._map_metric) if maps else None,
+            "precision": self.inference.precision,
+            "versions": {name: versions()[name] for name in ("torch", "torch_trf")},
+            "images and labels": drawn.fingerprint,
+        }
         if source is not None:
             model["source images and labels"] = source.fingerprint
-        scorer = {name: value for name, value in asdict(self._scorer).items() if name not in ("device", "progress")}
+        scorer = {
+            "metrics": {metric.name: as_class_path(metric) for metric in self._metrics},
+            "num_classes": self.target.num_classes,
+            "solver": as_class_path(self._scorer.solver) if self._scorer.coupled else None,
+        }
         return plain({"model": model, "scorer": scorer})
 
-    def _scored(self, candidate: Candidate, scorer: Scorer, seen: Seen, settings: Settings) -> Result:
-        device = torch.device(self.device)
-        samples = {name: sample.to(device) for name, sample in seen.samples.items()}
-        needed = scorer.statistic_names() | ({"source_sample"} if scorer.coupled else set())
-        known = {name: samples[name] for name in samples if name in needed}
+    def _scored(self, candidate: Candidate, scorer: Scorer, reading: Reading, settings: Settings) -> Result:
+        """The result of a candidate, computed on the device of the models."""
+        needed = {*scorer.statistic_types(), *([SOURCE_SAMPLE] if scorer.coupled else [])}
+        samples = {name: sample for name, sample in reading.samples.items() if name in needed}
+        if self.inference.device is not None:
+            samples = {name: sample.to(self.inference.device) for name, sample in samples.items()}
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".* sampling finds ")  # as was told when pixels were drawn
-            scores = scorer.scores(known)
-        by_class = {name: list(score.by_class) for name, score in scores.items() if score.by_class is not None}
-        if "logit_sample" in samples:
-            by_class["leep"] = list(numbers(leep_by_class(samples["logit_sample"], self.target.num_classes)))
+            warnings.filterwarnings("ignore", message=".* sampling finds ")  # as was said when pixels were drawn
+            scores = scorer.scores(samples)
         return Result(
             name=candidate.name,
             scores=scores,
-            by_class=by_class,
-            map=None if seen.map is None else [list(numbers(row)) for row in seen.map],
+            map=None if reading.map is None else [list(numbers(row)) for row in reading.map],
             settings=settings,
-            seconds=seen.seconds,
+            seconds=reading.seconds,
         )
 
 
-def _failed(candidate: Candidate, error: Exception) -> Result:
-    """The result of a candidate that cannot be scored."""
-    kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
-    failure = " ".join(f"{kind}{error}".split())
-    return Result(name=candidate.name, scores={}, by_class={}, map=None, settings={}, seconds={}, failure=failure)
+@contextmanager
+def _errors_of_candidate() -> Iterator[None]:
+    """Makes a `CandidateError` of any other, since files and code of a candidate may be anybody's."""
+    try:
+        yield
+    except Exception as error:
+        kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
+        raise CandidateError(" ".join(f"{kind}{error}".split())) from error
+
+
+def _warn(candidate: Candidate, differences: Iterable[str], consequence: str) -> None:
+    for difference in differences:
+        warnings.warn(f"{candidate.name}: {difference}: {consequence}", stacklevel=4)

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .._files import write_csv, write_json
+from .._files import PathLike, write_csv, write_json
 from .._versions import versions
 from ..maps import MIN_PIXELS
+from ..metrics import TransferabilityMetric
 from ..score import Score
 
 MAP_PATCHES = 30  # along the longer side of the image that is shown
@@ -27,10 +28,8 @@ class Result:
     Attributes:
         name: of the candidate.
         scores: by metric; none where it failed.
-        by_class: of "logme" the evidence for each class, its mean over repeats; of "leep" the mean log-likelihood of
-            its pixels in all of them; in nats, None where a class has no pixel.
-        map: of LEEP over the image that is shown, row by row of patches, in nats; None where a patch has too few
-            pixels, and of a candidate without class scores.
+        map: of the mapped metric over the image that is shown, row by row of patches; None where a patch has too few
+            pixels, and of a candidate that does not give what the metric reads.
         settings: what the scores depend on.
         seconds: "all" that the model took, and its "forward" passes.
         failure: why there are no scores.
@@ -38,7 +37,6 @@ class Result:
 
     name: str
     scores: dict[str, Score]
-    by_class: dict[str, list[float | None]]
     map: list[list[float | None]] | None
     settings: dict[str, Any]
     seconds: dict[str, float]
@@ -46,17 +44,13 @@ class Result:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for a file."""
-        return asdict(self) | {"scores": {name: score.as_json() for name, score in self.scores.items()}}
+        scores = {name: score.as_json() for name, score in self.scores.items()}
+        return asdict(replace(self, scores={})) | {"scores": scores}
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> "Result":
         """The result that `as_json` gave."""
-        scores = {}
-        for name, score in value["scores"].items():
-            fields = {key: part for key, part in score.items() if key != "std"}
-            lists = {key: tuple(part) for key, part in fields.items() if isinstance(part, list)}
-            scores[name] = Score(**fields | lists)
-        return Result(**value | {"scores": scores})
+        return Result(**value | {"scores": {name: Score.from_json(score) for name, score in value["scores"].items()}})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,13 +59,17 @@ class Ranking:
 
     Attributes:
         results: of all candidates, in the order in which they were given.
-        by: the metric that ranks them.
+        metrics: by which they are scored.
+        by: the name of the one that ranks them.
+        map_metric: of which the results hold maps.
         target: the settings of the target data set.
-        shown: number of the image of which the results hold maps.
+        shown: number of the image that was mapped.
     """
 
     results: tuple[Result, ...]
+    metrics: tuple[TransferabilityMetric, ...]
     by: str
+    map_metric: TransferabilityMetric
     target: dict[str, Any]
     shown: int
 
@@ -85,18 +83,14 @@ class Ranking:
         """The candidates that have none."""
         return [each for each in self.results if each.failure]
 
-    @property
-    def metrics(self) -> list[str]:
-        """The names of the metrics."""
-        return list(self.scored[0].scores) if self.scored else []
-
     def ranks(self) -> dict[str, dict[str, int]]:
         """The rank of each candidate, from 1, by each metric and by "consensus"; equals share the better rank.
 
         The consensus ranks candidates by the mean of their ranks (Borda's count).
         """
         ranks = {
-            metric: _ranked({each.name: -each.scores[metric].score for each in self.scored}) for metric in self.metrics
+            metric.name: _ranked({each.name: -each.scores[metric.name].score for each in self.scored})
+            for metric in self.metrics
         }
         means = {each.name: sum(names[each.name] for names in ranks.values()) / len(ranks) for each in self.scored}
         return ranks | {"consensus": _ranked(means)}
@@ -112,13 +106,14 @@ class Ranking:
             rows.append(row | {"consensus_rank": ranks["consensus"][each.name]})
         return rows
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: PathLike) -> None:
         """Writes `ranking.json` and `ranking.csv`, each whole or not at all."""
-        rows = self.rows()
+        folder, rows = Path(folder), self.rows()
         value = {
             "by": self.by,
             "target": self.target,
             "shown": self.shown,
+            "map_metric": {"name": self.map_metric.name, "unit": self.map_metric.unit},
             "ranking": rows,
             "candidates": [each.as_json() for each in self.results],
             "versions": versions(),

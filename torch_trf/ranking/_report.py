@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,11 +20,11 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_dtype, to_pil_image
 
-from .._files import whole_file
+from .._files import PathLike, whole_file
 from .._versions import versions
 from ..datasets import IGNORED
+from ..metrics import TransferabilityMetric
 from ..plots import COLORS, OPACITY, PERCENTILES
-from ..table import METRICS
 from ._ranking import Ranking, map_patch_size
 
 DECIMALS = 4  # of every score
@@ -34,9 +33,9 @@ MARGIN = 0.05  # of a chart, beyond the farthest score
 TICK_INTERVALS = 5  # of an axis, at most
 LARGEST_WIDTH = 640  # of the sample image
 CLASS_COLORS = (("tab10", 10), ("tab20b", 20), ("tab20c", 20))  # in this order, then again
-BY_CLASS = {
-    "logme": "The evidence for each class against all others, of which LogME is the mean",
-    "leep": "The mean log-likelihood of the pixels of each class",
+BY_CLASS = {  # what a metric's scores by class are, by what it is a mean over
+    "classes": "The score of each class, of which {metric} is the mean",
+    "pixels": "The mean over the pixels of each class; {metric} is the mean over all pixels",
 }
 
 
@@ -44,7 +43,7 @@ def write_report(
     ranking: Ranking,
     image: Shaped[Tensor, "C H W"],
     labels: Int64[Tensor, "H W"],
-    path: Path,
+    path: PathLike,
     class_names: Sequence[str] | None = None,
 ) -> None:
     """Writes a ranking as one HTML file, which opens without a network; the whole file or nothing.
@@ -66,11 +65,12 @@ def write_report(
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
         >>> from torch_trf.ranking import Ranking, Result
-        >>> scores = {"logme": torch_trf.Score(score=0.3, repeats=(0.2, 0.4), pixels=500, seconds=0.1)}
-        >>> found = Result(name="a", scores=scores, by_class={}, map=None, settings={}, seconds={})
-        >>> target = {"dataset": "voc.Validation", "num_classes": 21}
-        >>> ranking = Ranking(results=(found,), by="logme", target=target, shown=0)
+        >>> scores = {"logme": torch_trf.Score(score=0.3, values=(0.2, 0.4), pixels=500, unit="nats")}
+        >>> result = Result(name="a", scores=scores, map=None, settings={}, seconds={})
+        >>> ranking = Ranking(results=(result,), metrics=(torch_trf.logme,), by="logme", map_metric=torch_trf.leep,
+        ...                   target={"dataset": "voc.Validation", "num_classes": 21}, shown=0)
         >>> image, labels = torch.rand(3, 60, 90), torch.randint(0, 21, (60, 90))
         >>> path = Path(tempfile.mkdtemp()) / "report.html"
         >>> write_report(ranking, image, labels, path)
@@ -93,7 +93,7 @@ def write_report(
     text = page.render(
         ranking=ranking,
         rows=ranking.rows(),
-        units={metric: METRICS[metric].unit for metric in {*ranking.metrics, "leep", ranking.by}},
+        by=next(metric for metric in ranking.metrics if metric.name == ranking.by),
         charts=[_chart(ranking, metric) for metric in ranking.metrics],
         maps=_maps(ranking, (labels.shape[0], labels.shape[1])),
         size=tuple(labels.shape),
@@ -102,7 +102,7 @@ def write_report(
         legend=[(names[label], f"#{bytes(colors[label]).hex()}") for label in present],
         ignored=bool((labels == IGNORED).any()),
         opacity=OPACITY,
-        heat_tables=[_heat_table(ranking, metric, names) for metric in BY_CLASS],
+        heat_tables=[_heat_table(ranking, metric, names) for metric in ranking.metrics if metric.mean_over],
         versions=versions(),
     )
     with whole_file(path) as temporary:
@@ -119,8 +119,8 @@ class Axis:
     @staticmethod
     def over(values: Iterable[float], margin: float = 0.0) -> "Axis":
         """An axis that holds all values, and at either end a margin, in shares of their spread."""
-        found = [float(value) for value in values]
-        low, high = (min(found), max(found)) if found else (0.0, 1.0)
+        numbers = [float(value) for value in values]
+        low, high = (min(numbers), max(numbers)) if numbers else (0.0, 1.0)
         middle, half = (low + high) / 2, (0.5 + margin) * max(high - low, LEAST_SPAN)
         return Axis(middle - half, middle + half)
 
@@ -131,16 +131,16 @@ class Axis:
     @property
     def ticks(self) -> list[tuple[str, str]]:
         """Round values along the axis: their places and what they are called."""
-        found = MaxNLocator(TICK_INTERVALS, steps=[1, 2, 5, 10]).tick_values(self.low, self.high)
-        decimals = max(0, -math.floor(math.log10(found[1] - found[0]) + 1e-9))
-        return [(self.place(tick), _number(tick, decimals)) for tick in found if self.low <= tick <= self.high]
+        ticks = MaxNLocator(TICK_INTERVALS, steps=[1, 2, 5, 10]).tick_values(self.low, self.high)
+        decimals = max(0, -math.floor(math.log10(ticks[1] - ticks[0]) + 1e-9))
+        return [(self.place(tick), _number(tick, decimals)) for tick in ticks if self.low <= tick <= self.high]
 
 
 def _environment() -> Environment:
     """Jinja with what the page says in numbers."""
-    made = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    made.filters |= {"number": _number, "called": _called, "pretty": _pretty}
-    return made
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"number": _number, "called": _called, "pretty": _pretty}
+    return environment
 
 
 def _number(value: float, decimals: int = DECIMALS) -> str:
@@ -160,10 +160,11 @@ def _pretty(settings: Any) -> str:
     return json.dumps(settings, indent=2, ensure_ascii=False, default=str)
 
 
-def _chart(ranking: Ranking, metric: str) -> dict[str, Any]:
+def _chart(ranking: Ranking, metric: TransferabilityMetric) -> dict[str, Any]:
     """A metric's axis, and the candidates along it, best first."""
-    rows = sorted(ranking.rows(), key=lambda row: -row[metric])
-    ends = [row[metric] + sign * (row[f"{metric}_std"] or 0.0) for row in rows for sign in (-1, 1)]
+    name = metric.name
+    rows = sorted(ranking.rows(), key=lambda row: -row[name])
+    ends = [row[name] + sign * (row[f"{name}_std"] or 0.0) for row in rows for sign in (-1, 1)]
     return {"metric": metric, "axis": Axis.over(ends, MARGIN), "rows": rows}
 
 
@@ -178,10 +179,10 @@ def _maps(ranking: Ranking, size: tuple[int, int]) -> dict[str, Any]:
     tiles = {each.name: np.array(each.map, dtype=np.float64) for each in ranking.scored if each.map is not None}
     for name, values in tiles.items():
         if values.shape != (rows, columns):
-            made = f"its map has {' x '.join(map(str, values.shape))} patches"
-            raise ValueError(f"{name}: {made}, an image of {size[0]} x {size[1]} pixels {rows} x {columns}")
-    found = np.concatenate([values[np.isfinite(values)] for values in tiles.values()] or [np.empty(0)])
-    axis = Axis.over(np.percentile(found, PERCENTILES) if found.size else ())
+            has = f"its map has {' x '.join(map(str, values.shape))} patches"
+            raise ValueError(f"{name}: {has}, an image of {size[0]} x {size[1]} pixels {rows} x {columns}")
+    finite = np.concatenate([values[np.isfinite(values)] for values in tiles.values()] or [np.empty(0)])
+    axis = Axis.over(np.percentile(finite, PERCENTILES) if finite.size else ())
     norm, colors = Normalize(axis.low, axis.high), colormaps[COLORS]
     painted = {name: colors(norm(np.ma.masked_invalid(values)), bytes=True) for name, values in tiles.items()}
     return {
@@ -195,18 +196,20 @@ def _maps(ranking: Ranking, size: tuple[int, int]) -> dict[str, Any]:
     }
 
 
-def _heat_table(ranking: Ranking, metric: str, names: Sequence[str]) -> dict[str, Any]:
+def _heat_table(ranking: Ranking, metric: TransferabilityMetric, names: Sequence[str]) -> dict[str, Any]:
     """Scores by class, of the candidates that have them, best first."""
-    columns = {each.name: each.by_class[metric] for each in ranking.scored if metric in each.by_class}
+    scores = {each.name: each.scores[metric.name].by_class for each in ranking.scored}
+    columns = {name: by_class for name, by_class in scores.items() if by_class is not None}
     axis = Axis.over(value for column in columns.values() for value in column if value is not None)
     rows = list(zip(names, *columns.values(), strict=True))
-    return {"metric": metric, "about": BY_CLASS[metric], "candidates": list(columns), "axis": axis, "rows": rows}
+    about = BY_CLASS[str(metric.mean_over)].format(metric=metric.name)
+    return {"metric": metric, "about": about, "candidates": list(columns), "axis": axis, "rows": rows}
 
 
 def _class_colors() -> np.ndarray:
     """Red, green and blue of every value that a label image may have."""
-    found = [colormaps[name](range(count), bytes=True)[:, :3] for name, count in CLASS_COLORS]
-    return np.resize(np.concatenate(found), (256, 3))
+    colors = [colormaps[name](range(count), bytes=True)[:, :3] for name, count in CLASS_COLORS]
+    return np.resize(np.concatenate(colors), (256, 3))
 
 
 def _label_image(labels: Int64[Tensor, "H W"], colors: np.ndarray) -> str:

@@ -7,7 +7,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..plots import blank_figure
-from ..table import METRICS
 from ._correlation import Correlation
 
 MOST_COLUMNS = 5
@@ -32,8 +31,8 @@ def draw_scatter(correlation: Correlation) -> Figure:
     Example:
         >>> from torch_trf.ranking import correlation
         >>> accuracies = {"resnet": 0.61, "unet": 0.48, "vit": 0.70}
-        >>> found = correlation({"logme": {"resnet": 0.3, "unet": -0.1, "vit": 0.2}}, accuracies)
-        >>> draw_scatter(found).axes[0].get_xlabel()
+        >>> result = correlation({"logme": {"resnet": 0.3, "unet": -0.1, "vit": 0.2}}, accuracies)
+        >>> draw_scatter(result).axes[0].get_xlabel()
         'logme (nats)'
     """
     count = len(correlation.predictors)
@@ -64,9 +63,10 @@ def _draw_panel(axis: Axes, correlation: Correlation, predictor: str) -> None:
         axis.scatter(*place, s=MARKER_AREA, color=color, edgecolor="white", label=f"{number}  {model}", zorder=2)
         axis.annotate(str(number), place, color="white", fontsize=7, weight="bold", ha="center", va="center_baseline")
     agreement = correlation.agreements[predictor]
-    told = f"Spearman {agreement.spearman}\nweighted Kendall {agreement.weighted_kendall}"
-    label = f"{predictor} ({METRICS[predictor].unit})" if predictor in METRICS else predictor
-    axis.set_title(f"{predictor}\n{told}", fontsize=9, parse_math=False)
+    coefficients = f"Spearman {agreement.spearman}\nweighted Kendall {agreement.weighted_kendall}"
+    units = correlation.units
+    label = f"{predictor} ({units[predictor]})" if predictor in units else predictor
+    axis.set_title(f"{predictor}\n{coefficients}", fontsize=9, parse_math=False)
     axis.set_xlabel(label, parse_math=False)
     axis.margins(0.1)
     axis.locator_params(axis="x", nbins=MOST_TICKS)

@@ -2,57 +2,73 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 
 from .._files import write_bytes, write_json
 from ..statistics import PixelSample
-from ._look import Seen
 from ._ranking import Result
+from ._reading import Reading
 
 Settings = dict[str, Any]
+T = TypeVar("T", Reading, Result)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept(Generic[T]):
+    """What there is of an earlier run.
+
+    Attributes:
+        value: what it gave; None where there is nothing, or nothing of these settings.
+        differences: in words, why it is of no use; none where there is nothing.
+    """
+
+    value: T | None = None
+    differences: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """The folder of a candidate: `seen.pt` and `scores.json`, each with the settings that it depends on."""
+    """The folder of a candidate: `reading.pt` and `scores.json`, each with the settings that it depends on."""
 
     folder: Path
 
-    def seen(self, settings: Settings) -> Seen | list[str]:
-        """What the model gave with these settings; otherwise in which they differ, nothing if there was nothing."""
-        path = self.folder / "seen.pt"
+    def reading(self, settings: Settings) -> Kept[Reading]:
+        """What the model gave with these settings."""
+        path = self.folder / "reading.pt"
         if not path.exists():
-            return []
+            return Kept()
         try:
-            found = torch.load(path, map_location="cpu", weights_only=True)
-            others = list(differences(json.loads(found["settings"]), settings))
-            samples = {name: PixelSample.from_state(state) for name, state in found["samples"].items()}
-            return others or Seen(samples, found["map"], found["seconds"])
+            value = torch.load(path, map_location="cpu", weights_only=True)
+            others = tuple(differences(json.loads(value["settings"]), settings))
+            samples = {name: PixelSample.from_state(state) for name, state in value["samples"].items()}
+            reading = Reading(samples, value["map"], value["seconds"])
         except Exception as error:  # a damaged file fails in many ways
-            return [f"{path} cannot be read ({type(error).__name__})"]
+            return Kept(differences=(f"{path} cannot be read ({type(error).__name__})",))
+        return Kept(differences=others) if others else Kept(reading)
 
-    def save_seen(self, seen: Seen, settings: Settings) -> None:
+    def save_reading(self, reading: Reading, settings: Settings) -> None:
         """Keeps what the model gave."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        samples = {name: sample.to("cpu").state() for name, sample in seen.samples.items()}
-        value = {"settings": json.dumps(settings), "samples": samples, "map": seen.map, "seconds": seen.seconds}
-        write_bytes(self.folder / "seen.pt", partial(torch.save, value))
+        samples = {name: sample.to("cpu").state() for name, sample in reading.samples.items()}
+        value = {"settings": json.dumps(settings), "samples": samples, "map": reading.map, "seconds": reading.seconds}
+        write_bytes(self.folder / "reading.pt", partial(torch.save, value))
 
-    def result(self, settings: Settings) -> Result | list[str]:
-        """The scores with these settings; otherwise in which they differ."""
+    def result(self, settings: Settings) -> Kept[Result]:
+        """The scores with these settings."""
         path = self.folder / "scores.json"
         if not path.exists():
-            return []
+            return Kept()
         try:
-            found = json.loads(path.read_text())
-            return list(differences(found["settings"], settings)) or Result.from_json(found)
+            value = json.loads(path.read_text())
+            others = tuple(differences(value["settings"], settings))
+            return Kept(differences=others) if others else Kept(Result.from_json(value))
         except Exception as error:
-            return [f"{path} cannot be read ({type(error).__name__})"]
+            return Kept(differences=(f"{path} cannot be read ({type(error).__name__})",))
 
     def save_result(self, result: Result) -> None:
         """Keeps the scores."""
@@ -64,10 +80,26 @@ def plain(settings: Settings) -> Settings:
     return json.loads(json.dumps(settings, default=str))
 
 
+def as_class_path(value: Any) -> Any:
+    """What a configuration would have of a value: of a dataclass its class and what it was made with.
+
+    Example:
+        >>> as_class_path(torch_trf.transport.Exact(strict=True))
+        {'class_path': 'torch_trf.transport._exact.Exact', 'init_args': {'strict': True}}
+    """
+    if not is_dataclass(value):
+        return value
+    arguments = {field.name: as_class_path(getattr(value, field.name)) for field in fields(value) if field.init}
+    return {"class_path": f"{type(value).__module__}.{type(value).__qualname__}", "init_args": arguments}
+
+
 def differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
     """In words, the settings that are not as they were."""
     if isinstance(before, dict) and isinstance(now, dict):
-        for key in {**now, **before} if name else now:  # a part that is not asked for any more does not matter
+        keys = {**now, **before} if name else now  # a part that is not asked for any more does not matter
+        if before.get("class_path") != now.get("class_path"):
+            keys = {"class_path": None}  # the arguments of another class tell nothing
+        for key in keys:
             yield from differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
     elif before != now:
         yield f"{name} was {before}, is {now}"

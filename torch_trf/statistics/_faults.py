@@ -7,13 +7,13 @@ import torch
 from jaxtyping import Bool, Float, Int64, Integer
 from torch import Tensor
 
+from .._collectives import reduced
 from .._ops import LARGEST_INT64, LEAST_INT64, class_index, fault_columns
-from ._collectives import reduced
-from ._statistic import Statistic
+from ._mergeable import Mergeable
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Faults(Statistic):
+class Faults(Mergeable):
     """Labels outside the classes and pixels that are not finite, counted on the device where they were met.
 
     Nothing can raise on a GPU without waiting for it, so statistics carry their faults until somebody asks for a

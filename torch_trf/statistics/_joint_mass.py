@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float, Float64, Int64, Integer
 from torch import Tensor
 
-from .._ops import patch_joint_mass
-from ..pixels import as_images
+from .._ops import Size, patch_joint_mass
+from ..pixels import Pool, pools_images
 from ._faults import Faults
 from ._statistic import Statistic
 
@@ -17,46 +17,49 @@ class JointMass(Statistic):
     """Joint mass of target classes (first) and source classes (second); over N pixels it sums to N."""
 
     mass: Float64[Tensor, "*batch K Z"]
-    faults: Faults
 
     @classmethod
-    def from_pixels(
+    def from_images(
         cls,
-        logits: Float[Tensor, "..."],
-        labels: Integer[Tensor, "..."],
+        images: Float[Tensor, "B Z H W"],
+        labels: Integer[Tensor, "B H W"],
         *,
         num_classes: int,
         ignore_index: int = 255,
         hard: bool = False,
-        pool_batch: bool = True,
-        cell: tuple[int, int] | None = None,
+        pool: Pool = "dataset",
+        cell_size: Size | None = None,
     ) -> "JointMass":
         """Sums what the source model predicts on the pixels of each target class.
 
         Args:
-            logits: `[N, Z]` or `[B, Z, H, W]`, the source model's class scores before softmax.
-            labels: `[N]` or `[B, H, W]`, target classes.
+            images: `[B, Z, H, W]`, the source model's class scores before softmax.
+            labels: `[B, H, W]`, target classes.
             num_classes: K.
             ignore_index: label of the pixels to leave out.
             hard: whether a pixel gives its whole mass to the source class of largest score (the lowest-numbered one
                 where several are equal), or shares it as the softmax does.
-            pool_batch: whether all images make one entry, or each its own along a leading dimension B.
-            cell: as for `Moments.from_pixels`.
+            pool: as for `Moments.from_images`.
+            cell_size: as for `Moments.from_images`.
 
         Raises:
-            ValueError: as `Moments.from_pixels`.
+            ValueError: as `Moments.from_images`.
 
         Example:
             >>> logits = torch.tensor([[9.0, 0.0], [0.0, 9.0], [0.0, 9.0]])
             >>> JointMass.from_pixels(logits, torch.tensor([0, 0, 1]), num_classes=2, hard=True).mass.tolist()
             [[1.0, 1.0], [0.0, 1.0]]
         """
-        logits, labels = as_images(logits, labels)
-        height, width = cell or labels.shape[1:]
-        sums = patch_joint_mass(logits, labels, num_classes, height, width, pool_batch, ignore_index, hard)
-        joint_mass = cls(sums.mass, Faults.from_columns(sums.faults))
+        height, width = cell_size or labels.shape[1:]
+        sums = patch_joint_mass(images, labels, num_classes, height, width, pools_images(pool), ignore_index, hard)
+        joint_mass = cls(sums.mass, faults=Faults.from_columns(sums.faults))
         joint_mass.faults.check_on_cpu(num_classes, ignore_index)
-        return joint_mass if cell else joint_mass._of_whole_images()
+        return joint_mass if cell_size else joint_mass._of_whole_images()
+
+    @classmethod
+    def numbers(cls, channels: int, num_classes: int, pixels: int) -> int:
+        """K·Z."""
+        return channels * num_classes
 
     @property
     def batch_shape(self) -> torch.Size:

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float, Float64, Int64, Integer
 from torch import Tensor
 
-from .._ops import patch_log_likelihood, patch_shape
-from ..pixels import as_images
+from .._ops import Size, patch_log_likelihood, patch_shape
+from ..pixels import Pool, pools_images
 from ._faults import Faults
 from ._joint_mass import JointMass
 from ._statistic import Statistic
@@ -19,36 +19,35 @@ class LogLikelihood(Statistic):
 
     total: Float64[Tensor, "*batch"]
     total_square: Float64[Tensor, "*batch"]
-    count: Int64[Tensor, "*batch"]
-    faults: Faults
+    num_pixels: Int64[Tensor, "*batch"]
 
     @classmethod
-    def from_pixels(
+    def from_images(
         cls,
-        logits: Float[Tensor, "..."],
-        labels: Integer[Tensor, "..."],
+        images: Float[Tensor, "B Z H W"],
+        labels: Integer[Tensor, "B H W"],
         *,
         joint_mass: JointMass,
         ignore_index: int = 255,
-        pool_batch: bool = True,
-        patch_size: tuple[int, int] | None = None,
-        stride: tuple[int, int] | None = None,
+        pool: Pool = "dataset",
+        patch_size: Size | None = None,
+        stride: Size | None = None,
     ) -> "LogLikelihood":
         """The log-likelihood of a batch of pixels, where θ is the softmax of the logits.
 
         Args:
-            logits: `[N, Z]` or `[B, Z, H, W]`, the source model's class scores before softmax.
-            labels: `[N]` or `[B, H, W]`, target classes.
+            images: `[B, Z, H, W]`, the source model's class scores before softmax.
+            labels: `[B, H, W]`, target classes.
             joint_mass: where p(y|z) comes from, usually the soft mass of the same pixels; its leading dimensions are
                 those of the result, or broadcast to them.
             ignore_index: label of the pixels to leave out.
-            pool_batch: whether all images make one entry, or each its own along a leading dimension B.
-            patch_size: height and width, in pixels, of the windows that make an entry each, along two further leading
+            pool: as for `Moments.from_images`.
+            patch_size: height and width, in pixels, of the patches that make an entry each, along two further leading
                 dimensions. One entry for the whole image by default.
-            stride: rows and columns from one window to the next; the size of a window by default.
+            stride: rows and columns from one patch to the next; the size of a patch by default.
 
         Raises:
-            ValueError: as `Moments.from_pixels`, or logits whose Z is not that of the joint mass.
+            ValueError: as `Moments.from_images`, or logits whose Z is not that of the joint mass.
 
         Example:
             >>> logits, labels = torch.tensor([[9.0, 0.0], [0.0, 9.0]]), torch.tensor([0, 1])
@@ -57,27 +56,35 @@ class LogLikelihood(Statistic):
             >>> round(log_likelihood.mean.exp().item(), 4)
             0.9998
         """
-        logits, labels = as_images(logits, labels)
         num_classes, num_source_classes = joint_mass.mass.shape[-2:]
-        if logits.shape[1] != num_source_classes:
-            raise ValueError(f"logits of {logits.shape[1]} source classes, but a joint mass of {num_source_classes}")
-
-        patch = patch_size or (labels.shape[1], labels.shape[2])
+        if images.shape[1] != num_source_classes:
+            raise ValueError(f"logits of {images.shape[1]} source classes, but a joint mass of {num_source_classes}")
+        pool_batch, patch = pools_images(pool), patch_size or (labels.shape[1], labels.shape[2])
         steps = stride or patch
         target_given_source = joint_mass.target_given_source
         if patch_size is None:
             target_given_source = target_given_source[..., None, None, :, :]
         grid = patch_shape(labels, patch, steps, pool_batch)
         target_given_source = target_given_source.expand(*grid, -1, -1)
-        sums = patch_log_likelihood(logits, labels, target_given_source, *patch, *steps, pool_batch, ignore_index)
-        log_likelihood = cls(*sums[:-1], Faults.from_columns(sums.faults))
+        sums = patch_log_likelihood(images, labels, target_given_source, *patch, *steps, pool_batch, ignore_index)
+        log_likelihood = cls(*sums[:-1], faults=Faults.from_columns(sums.faults))
         log_likelihood.faults.check_on_cpu(num_classes, ignore_index)
         return log_likelihood if patch_size else log_likelihood._of_whole_images()
+
+    @classmethod
+    def numbers(cls, channels: int, num_classes: int, pixels: int) -> int:
+        """Sum, sum of squares and count."""
+        return 3
 
     @property
     def batch_shape(self) -> torch.Size:
         """The leading dimensions."""
         return self.total.shape
+
+    @property
+    def count(self) -> Int64[Tensor, "*batch"]:
+        """N, the number of pixels."""
+        return self.num_pixels
 
     @property
     def mean(self) -> Float64[Tensor, "*batch"]:

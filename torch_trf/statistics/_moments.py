@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float, Float64, Int64, Integer
 from torch import Tensor
 
-from .._ops import patch_moments
-from ..pixels import as_images
-from ._collectives import gathered
+from .._collectives import gathered
+from .._ops import Size, patch_moments
+from ..pixels import Pool, pools_images
 from ._faults import Faults
 from ._statistic import Statistic
 
@@ -29,33 +29,32 @@ class Moments(Statistic):
     offset_gram: Float64[Tensor, "*batch D D"]
     offset_third_moment: Float64[Tensor, "*batch D"]
     offset_fourth_moment: Float64[Tensor, "*batch"]
-    faults: Faults
 
     @classmethod
-    def from_pixels(
+    def from_images(
         cls,
-        features: Float[Tensor, "..."],
-        labels: Integer[Tensor, "..."],
+        images: Float[Tensor, "B D H W"],
+        labels: Integer[Tensor, "B H W"],
         *,
         num_classes: int,
         ignore_index: int = 255,
-        pool_batch: bool = True,
-        cell: tuple[int, int] | None = None,
+        pool: Pool = "dataset",
+        cell_size: Size | None = None,
     ) -> "Moments":
         """The moments of a batch of pixels, by one read of the features.
 
         Args:
-            features: `[N, D]` or `[B, D, H, W]`, floating point.
-            labels: `[N]` or `[B, H, W]`, integer.
+            images: `[B, D, H, W]`, features.
+            labels: `[B, H, W]`.
             num_classes: K.
             ignore_index: label of the pixels to leave out; their features are not read.
-            pool_batch: whether all images make one entry, or each its own along a leading dimension B.
-            cell: height and width, in pixels, of the cells of a grid that make an entry each, along two further
+            pool: "dataset" for one entry of all images, "image" for an entry each, along a leading dimension B.
+            cell_size: height and width, in pixels, of the cells of a grid that make an entry each, along two further
                 leading dimensions; what does not fill a cell at the bottom and on the right is left out. One entry for
                 the whole image by default.
 
         Raises:
-            ValueError: shapes, dtypes or devices that do not fit; on the CPU also labels outside `[0, K)` and features
+            ValueError: a cell that does not fit into the images; on the CPU also labels outside `[0, K)` and features
                 that are NaN or infinite (on other devices `faults.check` raises later).
 
         Example:
@@ -63,12 +62,16 @@ class Moments(Statistic):
             >>> moments.mean.item(), moments.covariance.item()
             (1.0, 2.0)
         """
-        features, labels = as_images(features, labels)
-        height, width = cell or labels.shape[1:]
-        sums = patch_moments(features, labels, num_classes, height, width, pool_batch, ignore_index)
-        moments = cls(*sums[:-1], Faults.from_columns(sums.faults))
+        height, width = cell_size or labels.shape[1:]
+        sums = patch_moments(images, labels, num_classes, height, width, pools_images(pool), ignore_index)
+        moments = cls(*sums[:-1], faults=Faults.from_columns(sums.faults))
         moments.faults.check_on_cpu(num_classes, ignore_index)
-        return moments if cell else moments._of_whole_images()
+        return moments if cell_size else moments._of_whole_images()
+
+    @classmethod
+    def numbers(cls, channels: int, num_classes: int, pixels: int) -> int:
+        """D·(D + K)."""
+        return channels * (channels + num_classes)
 
     @property
     def batch_shape(self) -> torch.Size:
@@ -154,7 +157,7 @@ class Moments(Statistic):
             + 4 * ((d * gram_d).sum(-1) + (d * third).sum(-1) + dd * ds)
             + 2 * dd * trace
             + n * dd.square(),
-            self.faults,
+            faults=self.faults,
         )
 
     def __add__(self, other: "Moments") -> "Moments":
@@ -168,7 +171,7 @@ class Moments(Statistic):
             other.offset_gram.add_(self.offset_gram),  # in place: fresh memory for D x D numbers costs most of the time
             self.offset_third_moment + other.offset_third_moment,
             self.offset_fourth_moment + other.offset_fourth_moment,
-            self.faults + other.faults,
+            faults=self.faults + other.faults,
         )
 
     def all_reduce(self, group: Any = None) -> "Moments":
@@ -187,7 +190,7 @@ class Moments(Statistic):
             moments.offset_gram.sum(0),
             moments.offset_third_moment.sum(0),
             moments.offset_fourth_moment.sum(0),
-            moments.faults._pool(),
+            faults=moments.faults._pool(),
         )
 
 

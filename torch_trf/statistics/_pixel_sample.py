@@ -1,19 +1,17 @@
 """A bounded uniform sample of pixels."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int64, Integer
 from torch import Tensor
 
+from .._collectives import gathered, reduced
 from .._ops import LARGEST_INT64, LEAST_INT64, class_index
-from ..pixels import LARGEST_KEY, as_images, pixel_keys
-from ._collectives import gathered, reduced
+from ..pixels import LARGEST_KEY, pixel_keys
 from ._faults import Faults
-from ._statistic import Statistic
-
-NOT_DRAWN = -1  # label of the places that no pixel fills
+from ._statistic import NOT_DRAWN, Statistic
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,21 +22,22 @@ class PixelSample(Statistic):
     sorted by key, in as many places as there were pixels, at most n; places that none of them fills hold label -1.
     """
 
+    draws: ClassVar[bool] = True
+
     size: int  # n
     key: Int64[Tensor, "*batch places"]
     features: Float[Tensor, "*batch places D"]
     labels: Int64[Tensor, "*batch places"]
     population: Int64[Tensor, "*batch"]
-    faults: Faults
 
     @classmethod
-    def from_pixels(
+    def from_images(
         cls,
-        features: Float[Tensor, "..."],
-        labels: Integer[Tensor, "..."],
+        images: Float[Tensor, "B D H W"],
+        labels: Integer[Tensor, "B H W"],
         *,
-        size: int,
         num_classes: int,
+        size: int | None = None,
         ignore_index: int = 255,
         eligible: Bool[Tensor, "*groups B H W"] | None = None,
         num_repeats: int = 1,
@@ -49,10 +48,10 @@ class PixelSample(Statistic):
         """A sample of a batch of pixels.
 
         Args:
-            features: `[N, D]` or `[B, D, H, W]`, floating point; only those of drawn pixels are read.
-            labels: `[N]` or `[B, H, W]`, integer.
-            size: n, how many pixels to keep.
+            images: `[B, D, H, W]`, features; only those of drawn pixels are read.
+            labels: `[B, H, W]`.
             num_classes: K.
+            size: n, how many pixels to keep; all by default.
             ignore_index: label of the pixels to leave out.
             eligible: which pixels may be drawn; all labeled ones by default. Leading dimensions make a sample each.
             num_repeats: R, how many independent samples to draw.
@@ -64,7 +63,7 @@ class PixelSample(Statistic):
             Samples with leading dimensions `[R, *groups]`.
 
         Raises:
-            ValueError: as `Moments.from_pixels`, or a size or number of repeats below 1.
+            ValueError: as `Moments.from_images`, or a size or number of repeats below 1.
 
         Example:
             >>> features, labels = torch.arange(6.0).unsqueeze(-1), torch.zeros(6, dtype=torch.int64)
@@ -74,9 +73,9 @@ class PixelSample(Statistic):
             >>> torch.equal(whole.features, both.features)
             True
         """
+        size = labels.numel() if size is None else size
         if size < 1 or num_repeats < 1:
             raise ValueError(f"a sample needs at least 1 pixel and 1 repeat, not {size} and {num_repeats}")
-        features, labels = as_images(features, labels)
         index, bad = class_index(labels, num_classes, ignore_index)
         may_be_drawn = (index >= 0) if eligible is None else eligible & (index >= 0)
         may_be_drawn = may_be_drawn.flatten(-3)  # [*groups, pixels]
@@ -90,7 +89,7 @@ class PixelSample(Statistic):
         key, pixel = (torch.stack(part) for part in zip(*drawn, strict=True))
         is_drawn = key < LARGEST_KEY
         height, width = labels.shape[1:]
-        values = features[pixel // (height * width), :, pixel // width % height, pixel % width]
+        values = images[pixel // (height * width), :, pixel // width % height, pixel % width]
         met = Faults.from_pixels(labels.flatten(), bad.flatten(), torch.zeros_like(bad).flatten())
         # All samples look at the same labels: bad ones count once, in the first.
         first = torch.arange(key[..., 0].numel(), device=key.device).reshape(key.shape[:-1]) == 0
@@ -100,7 +99,7 @@ class PixelSample(Statistic):
             values.masked_fill(~is_drawn.unsqueeze(-1), 0),
             index.flatten()[pixel].masked_fill(~is_drawn, NOT_DRAWN),
             may_be_drawn.sum(-1).expand(key.shape[:-1]),
-            Faults(
+            faults=Faults(
                 met.bad_labels * first,
                 met.least_bad_label.where(first, LARGEST_INT64),
                 met.largest_bad_label.where(first, LEAST_INT64),
@@ -109,6 +108,16 @@ class PixelSample(Statistic):
         )
         sample.faults.check_on_cpu(num_classes, ignore_index)
         return sample
+
+    @classmethod
+    def from_sample(cls, sample: "PixelSample", *, softmax: bool = False, **options: Any) -> "PixelSample":
+        """The sample itself, or with the softmax of its features."""
+        return replace(sample, features=sample.features.softmax(-1, torch.float64)) if softmax else sample
+
+    @classmethod
+    def numbers(cls, channels: int, num_classes: int, pixels: int) -> int:
+        """The features of every pixel."""
+        return channels * pixels
 
     @property
     def batch_shape(self) -> torch.Size:
@@ -144,7 +153,7 @@ class PixelSample(Statistic):
             self.features.flatten(1, -2),
             self.labels.flatten(1),
             self.population.flatten(1).sum(1) if groups else self.population,
-            self.faults.sum(*range(1, len(self.batch_shape))) if groups else self.faults,
+            faults=self.faults.sum(*range(1, len(self.batch_shape))) if groups else self.faults,
         )
 
     def as_images(self) -> tuple[Float[Tensor, "R D 1 places"], Int64[Tensor, "R 1 places"]]:
@@ -197,5 +206,5 @@ class PixelSample(Statistic):
             features.flatten(0, -2).index_select(0, rows.flatten()).unflatten(0, rows.shape),
             labels.gather(-1, place),
             population,
-            faults,
+            faults=faults,
         )

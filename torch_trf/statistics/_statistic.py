@@ -1,190 +1,136 @@
-"""What every statistic can do."""
+"""What every statistic of pixels can do."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
+from jaxtyping import Float, Float64, Int64, Integer
 from torch import Tensor
 
-from ._collectives import reduced
-from ._entries import Entries
+from .._ops import Size, class_index, patch_shape, patches
+from ..pixels import Pool, as_images, pools_images
+from ._faults import Faults
+from ._mergeable import Mergeable
+
+if TYPE_CHECKING:
+    from ._pixel_sample import PixelSample
 
 S = TypeVar("S", bound="Statistic")
+NOT_DRAWN = -1  # label of the places of a sample that no pixel fills
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Statistic(Entries, ABC):
-    """What is known of pixels: a small value with one entry for each patch, image or repeat, that merges by adding.
+class Statistic(Mergeable):
+    """What a metric must know of pixels: a small value that merges by adding, an entry for each patch, image or repeat.
 
-    A subclass has `from_pixels`; `_pool`, `all_reduce` and `nothing` where its fields do not merge by adding.
+    A subclass is a frozen dataclass of tensors with `from_images`, `batch_shape`, `count` and `numbers`, and with
+    `_pool`, `all_reduce` and `nothing` where its fields do not merge by adding. `cells` cuts images for statistics
+    without a kernel of their own.
     """
 
+    draws: ClassVar[bool] = False  # whether it holds pixels themselves, so that a sample of many is drawn
+
+    faults: Faults = field(kw_only=True)
+
     @property
     @abstractmethod
-    def batch_shape(self) -> torch.Size:
-        """The leading dimensions."""
+    def count(self) -> Int64[Tensor, "*batch"]:
+        """N, the number of pixels of each entry."""
 
-    @property
-    def channels(self) -> int | None:
-        """Of the features or logits that it was built from; None where it does not tell."""
-        return None
-
-    @property
-    def device(self) -> torch.device:
-        """Where it lies."""
-        return next(value.device for _, value in self._items() if isinstance(value, Tensor))
-
-    def require_alike(self, other: "Statistic") -> None:
-        """Raises where another statistic, of further pixels, cannot be merged with this one.
+    def require_pixels(self, num_classes: int, ignore_index: int) -> None:
+        """Raises where there were bad pixels or an entry has none; waits for the device.
 
         Raises:
-            ValueError: other channels, other leading dimensions, other options, or another device.
+            ValueError: as `Faults.check`, or no labeled pixel.
         """
-        if self.channels != other.channels:
-            raise ValueError(f"features or logits of {other.channels} channels, those before had {self.channels}")
-        if self.batch_shape != other.batch_shape:
-            raise ValueError(f"entries {list(other.batch_shape)}, those before were {list(self.batch_shape)}")
-        for name, value in self._items():
-            if isinstance(value, int) and value != getattr(other, name):
-                raise ValueError(f"{name} {getattr(other, name)}, those before had {value}")
-        if self.device != other.device:
-            raise ValueError(
-                f"pixels are on {other.device}, those before were on {self.device}: put them on one device"
-            )
+        self.faults.check(num_classes, ignore_index)
+        if not self.count.all():
+            raise ValueError(f"no labeled pixel: every label is ignore_index={ignore_index}")
 
     @classmethod
-    @abstractmethod
-    def from_pixels(cls: type[S], *pixels: Any, **options: Any) -> S:
-        """The statistic of a batch of pixels."""
-
-    def add(self: S, *pixels: Any, **options: Any) -> S:
-        """This statistic with further pixels in it: `self + from_pixels(...)`, with the arguments of `from_pixels`."""
-        return self + self.from_pixels(*pixels, **options)
-
-    def __add__(self: S, other: S) -> S:
-        """The statistic of the pixels of both, entry by entry of the leading dimensions."""
-        return self.stack([self, other])._pool()
-
-    def sum(self: S, *dims: int) -> S:
-        """The statistic of all pixels along the leading dimensions `dims`; along all of them by default."""
-        rank = len(self.batch_shape)
-        pooled = sorted({range(rank)[dim] for dim in dims or range(rank)})
-        if not pooled:
-            return self
-        first = list(range(len(pooled)))
-        return self._map(lambda tensor: tensor.movedim(pooled, first).flatten(0, first[-1]))._pool()
-
-    def windows(self: S, size: tuple[int, int], step: tuple[int, int]) -> S:
-        """The statistic of windows of entries along the last two leading dimensions.
-
-        Entry (i, j) merges size[0] x size[1] entries from (i * step[0], j * step[1]) on. Sums of 2, 4, 8, .. neighbors
-        are merged from one another, an axis at a time, so a window costs the logarithm of its size.
-
-        Example:
-            >>> labels = torch.tensor([[[0, 1, 0, 1, 1]]])
-            >>> cells = JointMass.from_pixels(torch.zeros(1, 1, 1, 5), labels, num_classes=2, cell=(1, 1))
-            >>> cells.windows((1, 3), (1, 2)).mass[..., 0].tolist()
-            [[[2.0, 1.0], [1.0, 2.0]]]
-        """
-        merged = self
-        for dim, length, every in zip((-2, -1), size, step, strict=True):
-            merged = merged._slide(len(self.batch_shape) + dim, length, every)
-        return merged
-
-    def _slide(self: S, dim: int, size: int, step: int) -> S:
-        def part(statistic: S, start: int, stop: int, step: int = 1) -> S:
-            return statistic[(slice(None),) * dim + (slice(start, stop, step),)]
-
-        count = self.batch_shape[dim] - size + 1
-        neighbors, width = self, 1  # entry i merges `width` entries from i on
-        pieces: list[S] = []
-        done = 0
-        while True:
-            if size & width:
-                pieces.append(part(neighbors, done, done + count))
-                done += width
-            if done == size:
-                break
-            length = neighbors.batch_shape[dim]
-            neighbors = part(neighbors, 0, length - width) + part(neighbors, width, length)
-            width *= 2
-        merged = pieces[0]
-        for piece in pieces[1:]:
-            merged = merged + piece
-        return part(merged, 0, count, step)
-
-    def _of_whole_images(self: S) -> S:
-        """Without the last two leading dimensions, which have one entry."""
-        return self[(slice(None),) * (len(self.batch_shape) - 2) + (0, 0)]
-
-    def _pool(self: S) -> S:
-        """The statistic of all pixels along the first dimension."""
-        return self._each(lambda tensor: tensor.sum(0), lambda statistic: statistic._pool())
-
-    def all_reduce(self: S, group: Any = None) -> S:
-        """The statistic of the pixels of all ranks of torch.distributed, on every one of them.
-
-        Sums are reduced, not gathered, so a rank never holds more than its own statistic and the result.
+    def from_pixels(cls: type[S], tensor: Float[Tensor, "..."], labels: Integer[Tensor, "..."], **options: Any) -> S:
+        """The statistic of a batch of pixels, which are checked here and nowhere else.
 
         Args:
-            group: the ranks, all of them by default; each holds a statistic of the same shapes.
-        """
-        return self._each(lambda tensor: reduced(tensor, "SUM", group), lambda statistic: statistic.all_reduce(group))
-
-    def nothing(self: S, device: torch.device) -> S:
-        """The statistic of no pixel, of these shapes."""
-        return self._each(
-            lambda tensor: torch.zeros_like(tensor, device=device), lambda statistic: statistic.nothing(device)
-        )
-
-    def _each(self: S, of_tensor: Callable[[Tensor], Tensor], of_statistic: "Callable[[Statistic], Statistic]") -> S:
-        def result(value: Any) -> Any:
-            if isinstance(value, Statistic):
-                return of_statistic(value)
-            return of_tensor(value) if isinstance(value, Tensor) else value
-
-        return type(self)(**{name: result(value) for name, value in self._items()})
-
-    @property
-    def numel(self) -> int:
-        """How many numbers it holds."""
-        return sum(
-            value.numel if isinstance(value, Statistic) else value.numel() if isinstance(value, Tensor) else 1
-            for _, value in self._items()
-        )
-
-    def state(self) -> dict[str, Tensor]:
-        """Plain tensors by name, for `torch.save`; `from_state` takes them back."""
-        state: dict[str, Tensor] = {}
-        for name, value in self._items():
-            if isinstance(value, Statistic):
-                state.update({f"{name}.{inner}": tensor for inner, tensor in value.state().items()})
-            else:
-                state[name] = value if isinstance(value, Tensor) else torch.tensor(value)
-        return state
-
-    @classmethod
-    def from_state(cls: type[S], state: dict[str, Tensor]) -> S:
-        """The statistic that `state` was taken from.
+            tensor: features or logits, `[N, C]` or `[B, C, H, W]`, floating point.
+            labels: `[N]` or `[B, H, W]`, integer.
+            **options: of `from_images`.
 
         Raises:
-            ValueError: names that are missing or do not belong here.
+            ValueError: shapes, dtypes or devices that do not fit; or as `from_images`.
         """
-        values: dict[str, Any] = {}
-        for field in fields(cls):
-            inner = {
-                name.partition(".")[2]: value for name, value in state.items() if name.startswith(f"{field.name}.")
-            }
-            if inner:
-                values[field.name] = field.type.from_state(inner)  # type: ignore[union-attr]
-            elif field.name in state:
-                value = state[field.name]
-                values[field.name] = int(value) if field.type is int else value
-        names = {name.partition(".")[0] for name in state}
-        expected = {field.name for field in fields(cls)}
-        if names != expected:
-            wrong = f"missing {sorted(expected - names)}, unknown {sorted(names - expected)}"
-            raise ValueError(f"not the state of {cls.__name__}: {wrong}")
-        return cls(**values)
+        return cls.from_images(*as_images(tensor, labels), **options)
+
+    @classmethod
+    @abstractmethod
+    def from_images(cls: type[S], *pixels: Any, **options: Any) -> S:
+        """The statistic of images `[B, C, H, W]` and labels `[B, H, W]` that were checked."""
+
+    @classmethod
+    def from_sample(cls: type[S], sample: "PixelSample", *, softmax: bool = False, **options: Any) -> S:
+        """The statistic of drawn pixels, an entry for each repeat.
+
+        Args:
+            sample: `[R]`.
+            softmax: whether to read the softmax of its features instead of the features.
+            **options: of `from_images`, ignore_index and pool aside.
+        """
+        images, labels = sample.as_images()
+        images = images.softmax(1, torch.float64) if softmax else images
+        return cls.from_images(images, labels, ignore_index=NOT_DRAWN, pool="image", **options)
+
+    @staticmethod
+    def cells(
+        images: Float[Tensor, "B C H W"],
+        labels: Integer[Tensor, "B H W"],
+        *,
+        num_classes: int,
+        ignore_index: int = 255,
+        pool: Pool = "dataset",
+        cell_size: Size | None = None,
+    ) -> tuple[Float64[Tensor, "*cells pixels C"], Float64[Tensor, "*cells pixels K"], Faults]:
+        """The pixels of every cell, for a `from_images` in a few lines of PyTorch, in time and memory that this takes.
+
+        Args:
+            images: `[B, C, H, W]`.
+            labels: `[B, H, W]`.
+            num_classes: K.
+            ignore_index: label of the pixels to leave out.
+            pool: "dataset" for one entry of all images, "image" for an entry each, along a leading dimension B.
+            cell_size: height and width of the cells that make an entry each, along two further leading dimensions.
+                One entry for the whole image by default.
+
+        Returns:
+            Features in float64, 0 for pixels that do not count; their classes, one-hot, 0 likewise; and what is wrong
+            with the pixels, for the field `faults`.
+
+        Raises:
+            ValueError: as `Moments.from_images`.
+        """
+        size, pool_batch = cell_size or (labels.shape[1], labels.shape[2]), pools_images(pool)
+        patch_shape(labels, size, size, pool_batch)  # raises
+        features = patches(images.to(torch.float64), size, size, pool_batch).movedim(0, -1)
+        labels = patches(labels.unsqueeze(1), size, size, pool_batch)[0]
+        if cell_size is None:
+            features, labels = features[..., 0, 0, :, :], labels[..., 0, 0, :]
+        index, bad = class_index(labels, num_classes, ignore_index)
+        counts = (index >= 0) & features.isfinite().all(-1)
+        faults = Faults.from_pixels(labels, bad, (index >= 0) & ~counts)
+        faults.check_on_cpu(num_classes, ignore_index)
+        classes = torch.arange(num_classes, device=labels.device)
+        one_hot = ((index.unsqueeze(-1) == classes) & counts.unsqueeze(-1)).to(torch.float64)
+        return features.masked_fill(~counts.unsqueeze(-1), 0), one_hot, faults
+
+    @classmethod
+    @abstractmethod
+    def numbers(cls, channels: int, num_classes: int, pixels: int) -> int:
+        """How many numbers an entry of so many pixels holds."""
+
+    def join_groups(self: S) -> S:
+        """Without leading dimensions that are groups of one sample; a statistic that is no sample has none."""
+        return self
+
+    def add(self: S, tensor: Float[Tensor, "..."], labels: Integer[Tensor, "..."], **options: Any) -> S:
+        """This statistic with further pixels in it: `self + from_pixels(...)`, with the arguments of `from_pixels`."""
+        return self + self.from_pixels(tensor, labels, **options)

@@ -1,17 +1,27 @@
-"""Transport: optimal couplings of source and target pixels, as the label mass that they carry."""
+"""Optimal couplings of source and target pixels, as the label mass that they carry."""
 
-from ._couple import JC_GAMMA, couple, label_distances
-from ._joint_label_mass import ConvergenceError, ConvergenceWarning, JointLabelMass, joint_label_mass
-from ._options import Solver, SolverOptions
+from ._as_solver import SOLVERS, SolverLike, as_solver
+from ._auto import Auto
+from ._couple import couple
+from ._couple_jointly import JC_GAMMA, couple_jointly, label_distances
+from ._coupling import Coupling
+from ._exact import Exact
+from ._sinkhorn import Sinkhorn
+from ._solver import ConvergenceError, ConvergenceWarning, Solver
 
 __all__ = [
     "JC_GAMMA",
+    "SOLVERS",
+    "Auto",
     "ConvergenceError",
     "ConvergenceWarning",
-    "JointLabelMass",
+    "Coupling",
+    "Exact",
+    "Sinkhorn",
     "Solver",
-    "SolverOptions",
+    "SolverLike",
+    "as_solver",
     "couple",
-    "joint_label_mass",
+    "couple_jointly",
     "label_distances",
 ]

@@ -3,6 +3,8 @@
 import math
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float64, Int64
@@ -13,6 +15,7 @@ from ._costs import c_transform, reduced_costs
 from ._coupling import Coupling
 from ._import import import_quietly
 from ._problem import Problem
+from ._solver import TOLERANCE, Solver, marginals_are_off
 
 DENSE_PIXELS = 1000  # up to so many on either side the simplex is given all pairs at once
 NEAREST = 8  # pairs of each pixel that are tried first
@@ -21,57 +24,76 @@ MAX_PIVOTS = 100_000_000  # of the simplex; POT's default of 100,000 is too few 
 LOST_MASS = 1e-9  # L1, far above rounding and far below a pixel's weight
 
 
-def exact_coupling(
-    problem: Problem,
-    source_labels: Int64[Tensor, "problems N"],
-    target_labels: Int64[Tensor, "problems M"],
-    *,
-    num_classes: int,
-    num_source_classes: int,
-    progress: bool,
-) -> Coupling:
-    """Exact couplings, a problem a thread; on the CPU, in double precision.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exact(Solver):
+    """The coupling of least cost, to rounding, by POT's network simplex; on the CPU, in double precision.
 
-    Raises:
-        RuntimeError: the simplex did not end with a coupling.
+    Problems are solved several at a time, in threads. The simplex is given the pairs of pixels that may matter, not all
+    of them, and ends when no other pair could lower the cost. Memory: some hundred numbers a pixel. Where features
+    repeat, the optimal coupling is not unique, and the mass may depend on the order of the pixels.
+
+    Args:
+        strict: as in `Solver`.
+
+    Source: N. Bonneel et al., "Displacement interpolation using Lagrangian mass transport", 2011.
     """
-    import_quietly("ot")  # before the threads need it
-    problem = problem.to("cpu")
-    source_labels, target_labels = source_labels.cpu(), target_labels.cpu()
 
-    def solve(index: int) -> Coupling:
-        source_drawn, target_drawn = source_labels[index] >= 0, target_labels[index] >= 0
-        source, target = problem.source[index][source_drawn], problem.target[index][target_drawn]
-        plan, target_potential, rounds = _solve(source, target)
-        (source_index, target_index), flow = plan.indices(), plan.values()
-        classes = target_labels[index][target_drawn][target_index] * num_source_classes
-        classes += source_labels[index][source_drawn][source_index]
-        mass = torch.bincount(classes, flow, num_classes * num_source_classes)
-        cost = (flow * (source[source_index] - target[target_index]).square().sum(-1)).sum()
-        rows = torch.bincount(source_index, flow, len(source))
-        columns = torch.bincount(target_index, flow, len(target))
-        error = (rows - 1 / len(source)).abs().sum() + (columns - 1 / len(target)).abs().sum()
-        potential = target.new_zeros(len(target_drawn)).masked_scatter(target_drawn, target_potential)
-        return Coupling(
-            mass.reshape(1, num_classes, num_source_classes),
-            cost[None],
-            potential[None],
-            error[None],
-            torch.tensor([rounds]),
+    name: ClassVar[str] = "exact"
+
+    def solve(self, problem: Problem, *, progress: bool = False) -> Coupling:
+        """Couplings, a problem a thread.
+
+        Raises:
+            RuntimeError: the simplex did not end with a coupling.
+        """
+        import_quietly("ot")  # before the threads need it
+        problems, threads = len(problem.unit), torch.get_num_threads()
+        on_cpu = problem.to("cpu")
+        # A thread a problem, and what is left over for the products inside one.
+        own = (max(1, threads // problems),)
+        pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=own)
+        try:
+            with warnings.catch_warnings(), pool:
+                warnings.filterwarnings("ignore", module=r"ot\b")  # what POT warns of becomes an error
+                couplings = pool.map(lambda index: _couple_one(on_cpu[index]), range(problems))
+                solved = list(tqdm(couplings, "coupling", problems, unit="problem", disable=not progress))
+        finally:
+            torch.set_num_threads(threads)  # which the pool has set for threads that are started later, too
+        columns = [torch.stack(column).to(problem.unit.device) for column in zip(*solved, strict=True)]
+        mass, cost, target_potential, marginal_error, rounds = columns
+        return Coupling.of(
+            problem,
+            mass=mass,
+            cost=cost,
+            target_potential=target_potential,
+            marginal_error=marginal_error,
+            epsilon=torch.zeros_like(problem.unit),
+            iterations=rounds,
+            tolerance=TOLERANCE,
+            solver=self.name,
         )
 
-    problems, threads = len(problem.unit), torch.get_num_threads()
-    # A thread a problem, and what is left over for the products inside one.
-    own = (max(1, threads // problems),)
-    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=own)
-    try:
-        with warnings.catch_warnings(), pool:
-            warnings.filterwarnings("ignore", module=r"ot\b")  # what POT warns of becomes an error
-            couplings = pool.map(solve, range(problems))
-            shown = tqdm(couplings, "coupling", problems, unit="problem", disable=not progress)
-            return Coupling.cat(list(shown))
-    finally:
-        torch.set_num_threads(threads)  # which the pool has set for threads that are started later, too
+    def shortfall(self, coupling: Coupling) -> str:
+        """What was done, and how far from converged the worst of these couplings is."""
+        return f"by the exact solver {marginals_are_off(coupling, TOLERANCE)}"
+
+
+def _couple_one(problem: Problem) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Mass, cost, target potential, marginal error, and how many times the simplex ran, of one problem."""
+    source_drawn, target_drawn = problem.source_labels >= 0, problem.target_labels >= 0
+    source, target = problem.source[source_drawn], problem.target[target_drawn]
+    plan, target_potential, rounds = _solve(source, target)
+    (source_index, target_index), flow = plan.indices(), plan.values()
+    classes = problem.target_labels[target_drawn][target_index] * problem.num_source_classes
+    classes += problem.source_labels[source_drawn][source_index]
+    mass = torch.bincount(classes, flow, problem.num_classes * problem.num_source_classes)
+    cost = (flow * (source[source_index] - target[target_index]).square().sum(-1)).sum()
+    rows = torch.bincount(source_index, flow, len(source))
+    columns = torch.bincount(target_index, flow, len(target))
+    error = (rows - 1 / len(source)).abs().sum() + (columns - 1 / len(target)).abs().sum()
+    potential = target.new_zeros(len(target_drawn)).masked_scatter(target_drawn, target_potential)
+    mass = mass.reshape(problem.num_classes, problem.num_source_classes)
+    return mass, cost, potential, error, torch.tensor(rounds)
 
 
 def _solve(source: Float64[Tensor, "N E"], target: Float64[Tensor, "M E"]) -> tuple[Tensor, Float64[Tensor, "M"], int]:
@@ -88,15 +110,7 @@ def _solve(source: Float64[Tensor, "N E"], target: Float64[Tensor, "M E"]) -> tu
         return plan.to_sparse(), target_potential, 1
     target_potential = _solve(source[::2], target[::2])[1]
     source_potential = c_transform(source, target[::2], target_potential)
-    target_potential = c_transform(target, source, source_potential)
-    mirrored = _nearest(target, source, target_potential, source_potential)
-    pairs = torch.cat(
-        [
-            _feasible(len(source), len(target)),
-            _nearest(source, target, source_potential, target_potential),
-            mirrored % len(source) * len(target) + mirrored // len(source),
-        ]
-    ).unique()
+    pairs = _first_pairs(source, target, source_potential, c_transform(target, source, source_potential))
     rounds = 0
     while True:
         rounds += 1
@@ -109,9 +123,26 @@ def _solve(source: Float64[Tensor, "N E"], target: Float64[Tensor, "M E"]) -> tu
         count = NEAREST * 2 ** (rounds - 1)
         below = -REDUCED_COST_TOLERANCE
         missed = _nearest(source, target, source_potential, target_potential, count=count, below=below)
-        known, pairs = len(pairs), torch.cat([pairs, missed]).unique()
-        if len(pairs) == known:  # what seems to be missed is rounding, where the simplex was given it already
+        before, pairs = len(pairs), torch.cat([pairs, missed]).unique()
+        if len(pairs) == before:  # what seems to be missed is rounding, where the simplex was given it already
             return plan.coalesce(), target_potential, rounds
+
+
+def _first_pairs(
+    source: Float64[Tensor, "N E"],
+    target: Float64[Tensor, "M E"],
+    source_potential: Float64[Tensor, "N"],
+    target_potential: Float64[Tensor, "M"],
+) -> Int64[Tensor, "pairs"]:
+    """The pairs to begin with: those nearest for either end, and enough others for some coupling."""
+    mirrored = _nearest(target, source, target_potential, source_potential)
+    return torch.cat(
+        [
+            _feasible(len(source), len(target)),
+            _nearest(source, target, source_potential, target_potential),
+            mirrored % len(source) * len(target) + mirrored // len(source),
+        ]
+    ).unique()
 
 
 def _simplex(costs: Tensor) -> tuple[Tensor, Float64[Tensor, "N"], Float64[Tensor, "M"]]:
@@ -139,9 +170,9 @@ def _nearest(
     below: float = math.inf,
 ) -> Int64[Tensor, "pairs"]:
     """For each source the targets of least reduced cost, of those below a bound."""
-    found = []
+    pairs = []
     for rows, costs in reduced_costs(source, target, source_potential, target_potential):
         some = torch.arange(rows.start, rows.stop)[costs.amin(-1) < below]
         least, nearest = costs[some - rows.start].topk(min(count, len(target)), largest=False, sorted=False)
-        found.append((some.unsqueeze(-1) * len(target) + nearest)[least < below])
-    return torch.cat(found)
+        pairs.append((some.unsqueeze(-1) * len(target) + nearest)[least < below])
+    return torch.cat(pairs)

@@ -21,13 +21,12 @@ class DenseKernel:
     """Keeps the plan of absorbed potentials, so that a sum over the plan of others is one product with a matrix.
 
     Args:
-        problem: in units of epsilon.
+        problem: in units of epsilon; the matrix has its precision.
         target_potential: to begin with.
-        dtype: of the matrix.
     """
 
-    def __init__(self, problem: Problem, target_potential: Float64[Tensor, "p M"], dtype: torch.dtype) -> None:
-        self.problem, self._dtype = problem, dtype
+    def __init__(self, problem: Problem, target_potential: Float64[Tensor, "p M"]) -> None:
+        self.problem, self._dtype = problem, problem.precision
         self._absorb(target_potential)
 
     def follow(self, target_potential: Float64[Tensor, "p M"]) -> None:
@@ -98,15 +97,14 @@ class OnlineKernel:
     """Computes the plan anew for every sum, through KeOps, in memory for the points alone; of a single problem.
 
     Args:
-        problem: in units of epsilon; a leading dimension of 1.
-        dtype: of the sums.
+        problem: in units of epsilon; a leading dimension of 1. The sums have its precision.
     """
 
-    def __init__(self, problem: Problem, dtype: torch.dtype) -> None:
+    def __init__(self, problem: Problem) -> None:
         keops = import_quietly("pykeops.torch")
-        self._vi, self._vj, self._dtype = keops.Vi, keops.Vj, dtype
+        self._vi, self._vj, self._dtype = keops.Vi, keops.Vj, problem.precision
         self.problem = problem
-        self._source, self._target = problem.source[0].to(dtype), problem.target[0].to(dtype)
+        self._source, self._target = problem.source[0].to(self._dtype), problem.target[0].to(self._dtype)
         self._source_weight, self._target_weight = problem.source_weight[0], problem.target_weight[0]
 
     def follow(self, target_potential: Float64[Tensor, "1 M"]) -> None:

@@ -1,5 +1,6 @@
 """Transport problems side by side, each in units of its own."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,14 +8,15 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from ..statistics._entries import Entries
+from .._entries import Entries
+from ._costs import c_transform
 
 ROUNDING = 1e-14  # of a mean, relative to the largest number in it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Problem(Entries):
-    """Points and weights of transport problems, side by side.
+    """Points, labels and weights of transport problems, side by side.
 
     Each side is moved so that its mean is 0, and the points are scaled so that the mean cost over all pairs is 1 then.
     What labels cost is written as further coordinates, whose squared distances are that cost and a part of either pixel
@@ -22,36 +24,49 @@ class Problem(Entries):
 
     Attributes:
         source: points.
+        source_labels: in `[0, Z)`; negative where there is no pixel.
         source_weight: equal for all pixels and 1 in sum; 0 where there is no pixel.
         target: points.
+        target_labels: in `[0, K)`; negative where there is no pixel.
         target_weight: as of the source.
         unit: cost, in units of the features squared, of what costs 1 here.
         surplus: what every coupling pays more here than in truth, in these units.
         mean_cost: in truth, over all pairs, in these units; 1 where nothing costs anything.
+        num_classes: K.
+        num_source_classes: Z.
+        precision: of the features, at least single.
     """
 
     source: Float64[Tensor, "*problems N E"]
+    source_labels: Int64[Tensor, "*problems N"]
     source_weight: Float64[Tensor, "*problems N"]
     target: Float64[Tensor, "*problems M E"]
+    target_labels: Int64[Tensor, "*problems M"]
     target_weight: Float64[Tensor, "*problems M"]
     unit: Float64[Tensor, "*problems"]
     surplus: Float64[Tensor, "*problems"]
     mean_cost: Float64[Tensor, "*problems"]
+    num_classes: int
+    num_source_classes: int
+    precision: torch.dtype
 
     @classmethod
     def of(
         cls,
-        source_features: Float[Tensor, "problems N D"],
-        source_labels: Int64[Tensor, "problems N"],
-        target_features: Float[Tensor, "problems M D"],
-        target_labels: Int64[Tensor, "problems M"],
+        features: Float[Tensor, "problems M D"],
+        labels: Int64[Tensor, "problems M"],
+        *,
+        source: tuple[Float[Tensor, "problems N D"], Int64[Tensor, "problems N"]],
+        num_classes: int,
+        num_source_classes: int,
         label_cost: Float64[Tensor, "problems K Z"] | None = None,
     ) -> "Problem":
         """Problems for the squared Euclidean distance plus what labels cost; a negative label stands for no pixel."""
-        weights = [_uniform(source_labels), _uniform(target_labels)]
+        source_features, source_labels = source
+        weights = [_uniform(source_labels), _uniform(labels)]
         points = [
-            features.to(torch.float64).where((weight > 0).unsqueeze(-1), 0)
-            for features, weight in zip((source_features, target_features), weights, strict=True)
+            x.to(torch.float64).where((weight > 0).unsqueeze(-1), 0)
+            for x, weight in zip((source_features, features), weights, strict=True)
         ]
         points, shift = _centered(points, weights)
         # Squares of very large or very small numbers would leave the range of double precision.
@@ -63,16 +78,36 @@ class Problem(Entries):
         surplus = -(shift / magnitude[:, None]).square().sum(-1)
         if label_cost is not None:
             cost = label_cost / magnitude.square()[:, None, None]
-            coordinates = _label_coordinates(cost, source_labels, target_labels, weights[0])
+            coordinates = _label_coordinates(cost, source_labels, labels, weights[0])
             surplus = surplus + mean_squares(coordinates, weights)
             coordinates, shift = _centered(coordinates, weights)
             surplus = surplus - shift.square().sum(-1)
             points = [torch.cat(pair, -1) for pair in zip(points, coordinates, strict=True)]
         squares = mean_squares(points, weights)
         scale = _or_one(squares)
-        source, target = (x / scale.sqrt()[:, None, None] for x in points)
-        mean_cost = _or_one((squares - surplus) / scale)
-        return cls(source, weights[0], target, weights[1], magnitude.square() * scale, surplus / scale, mean_cost)
+        source_points, target_points = (x / scale.sqrt()[:, None, None] for x in points)
+        precision = torch.promote_types(torch.promote_types(source_features.dtype, features.dtype), torch.float32)
+        return cls(
+            source=source_points,
+            source_labels=source_labels,
+            source_weight=weights[0],
+            target=target_points,
+            target_labels=labels,
+            target_weight=weights[1],
+            unit=magnitude.square() * scale,
+            surplus=surplus / scale,
+            mean_cost=_or_one((squares - surplus) / scale),
+            num_classes=num_classes,
+            num_source_classes=num_source_classes,
+            precision=precision,
+        )
+
+    def lower_bound(self, target_potential: Float64[Tensor, "problems M"]) -> Float64[Tensor, "problems"]:
+        """What every coupling costs at least, in these units: the dual value of a target potential."""
+        is_pixel = self.target_weight > 0
+        target_value = (self.target_weight * target_potential).sum(-1)
+        source_potential = c_transform(self.source, self.target, target_potential.where(is_pixel, -math.inf))
+        return target_value + (self.source_weight * source_potential).sum(-1)
 
 
 def _uniform(labels: Int64[Tensor, "problems n"]) -> Float64[Tensor, "problems n"]:

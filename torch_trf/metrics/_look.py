@@ -1,0 +1,87 @@
+"""A look at pixels: which statistic a metric must know, and of which tensor."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..pixels import Pixels
+from ..statistics import PixelSample, Statistic
+
+TensorName = Literal["features", "logits"]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A statistic of one of a batch's tensors.
+
+    Args:
+        statistic: its class.
+        reads: "features", or "logits" for the source model's class scores.
+        softmax: whether to read the softmax over channels instead of the tensor.
+        options: of the statistic's `from_images`.
+        given: under which name `from_images` takes what the look before gave; None for a first look.
+
+    Example:
+        >>> str(Look(Moments, softmax=True)), str(Look(JointMass, "logits", options={"hard": True}))
+        ('Moments(softmax of features)', 'JointMass(logits, hard=True)')
+    """
+
+    statistic: type[Statistic]
+    reads: TensorName = "features"
+    softmax: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+    given: str | None = None
+
+    def __str__(self) -> str:
+        options = "".join(f", {name}={value!r}" for name, value in self.options.items())
+        return f"{self.statistic.__name__}({'softmax of ' if self.softmax else ''}{self.reads}{options})"
+
+    def read(self, pixels: Pixels) -> Tensor:
+        """The tensor of a batch that the statistic is of, before its softmax.
+
+        Raises:
+            ValueError: class scores that are missing.
+        """
+        tensor: Tensor | None = getattr(pixels, self.reads)
+        if tensor is None:
+            raise ValueError(
+                "there are no class scores of the source model to read: give logits beside features and labels, or,"
+                " where the features are the class scores, features_are_logits=True"
+            )
+        return tensor
+
+    def softened(self, tensor: Float[Tensor, "B C ..."]) -> Float[Tensor, "B C ..."]:
+        """The softmax over channels, in float64, where that is to be read; otherwise the tensor itself."""
+        return tensor.softmax(1, torch.float64) if self.softmax else tensor
+
+    def __call__(
+        self, pixels: Pixels, before: Statistic | None = None, *, num_classes: int, ignore_index: int, **options: Any
+    ) -> Statistic:
+        """The statistic of a batch of pixels.
+
+        Args:
+            pixels: the batch.
+            before: what the look before gave; None for a first look.
+            num_classes: K.
+            ignore_index: label of the pixels to leave out.
+            **options: pool, and cell_size, or patch_size and stride.
+
+        Raises:
+            ValueError: class scores that are missing; or as the statistic's `from_images`.
+        """
+        tensor = self.softened(self.read(pixels))
+        options |= {**self.options, **self._context(before, num_classes)}
+        return self.statistic.from_images(tensor, pixels.labels, ignore_index=ignore_index, **options)
+
+    def at_sample(self, sample: PixelSample, before: Statistic | None = None, *, num_classes: int) -> Statistic:
+        """The statistic of drawn pixels, an entry for each repeat; arguments as for a call."""
+        context = self._context(before, num_classes)
+        return self.statistic.from_sample(sample, softmax=self.softmax, **self.options, **context)
+
+    def _context(self, before: Statistic | None, num_classes: int) -> dict[str, Any]:
+        """What the statistic must be told: the number of classes, which a statistic that came before knows."""
+        return {"num_classes": num_classes} if self.given is None else {self.given: before}

@@ -1,0 +1,104 @@
+"""Which pixels are drawn: how many, how often, from where, by which seed."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ._checks import require_at_least, require_choice
+from .pixels import Pixels, boundary
+from .statistics import PixelSample
+
+Strategy = Literal["uniform", "per_class", "boundary"]
+
+DRAWN_PIXELS = 10_000  # what the published experiments draw for OTCE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How pixels are drawn, without replacement; which ones does not depend on batches, files or processes.
+
+    Args:
+        num_pixels: how many are drawn for every metric; by default every metric takes all pixels but those that
+            compare pixels with one another (OTCE, JC-OTCE, kNN), which draw 10,000.
+        num_repeats: how many independent samples are drawn and scored.
+        strategy: which pixels may be drawn: all labeled ones ("uniform"), equally many of each class ("per_class",
+            num_pixels // K each), or those near a change of label ("boundary").
+        boundary_radius: how near, in pixels, in rows, columns and diagonals alike.
+        seed: of the draw.
+
+    Raises:
+        ValueError: an option out of its range.
+
+    Example:
+        >>> pixels = Pixels.of(torch.randn(2, 3, 8, 8), torch.randint(0, 2, (2, 8, 8)))
+        >>> sample = Sampling(num_pixels=10, num_repeats=4).draw(pixels.features, pixels, num_classes=2)
+        >>> sample.batch_shape, sample.count.tolist()
+        (torch.Size([4]), [10, 10, 10, 10])
+    """
+
+    num_pixels: int | None = None
+    num_repeats: int = 1
+    strategy: Strategy = "uniform"
+    boundary_radius: int = 3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks the options."""
+        require_choice("strategy", self.strategy, Strategy)
+        counts = {"num_pixels": self.num_pixels, "num_repeats": self.num_repeats}
+        require_at_least(1, **counts, boundary_radius=self.boundary_radius)
+
+    @property
+    def size(self) -> int:
+        """How many pixels a sample has at most."""
+        return self.num_pixels or DRAWN_PIXELS
+
+    def class_size(self, num_classes: int) -> int:
+        """How many pixels a sample may have of each class.
+
+        Raises:
+            ValueError: fewer pixels than classes, where equally many of each are drawn.
+        """
+        if self.strategy != "per_class":
+            return self.size
+        if self.size < num_classes:
+            raise ValueError(f"num_pixels={self.num_pixels} is less than a pixel for each of {num_classes} classes")
+        return self.size // num_classes
+
+    def draw(
+        self, tensor: Float[Tensor, "B D H W"], pixels: Pixels, *, num_classes: int, ignore_index: int = 255
+    ) -> PixelSample:
+        """The sample of a batch of pixels; those of several batches add up.
+
+        Args:
+            tensor: what the sample holds of each pixel, on the grid of the pixels.
+            pixels: the batch.
+            num_classes: K.
+            ignore_index: label of the pixels to leave out.
+
+        Returns:
+            `[num_repeats]`, or `[num_repeats, K]` where equally many of each class are drawn.
+
+        Raises:
+            ValueError: labels outside the classes, or features that are NaN or infinite.
+        """
+        eligible = None
+        if self.strategy == "per_class":
+            eligible = pixels.labels == torch.arange(num_classes, device=pixels.labels.device).reshape(-1, 1, 1, 1)
+        elif self.strategy == "boundary":
+            eligible = boundary(pixels.labels, self.boundary_radius, ignore_index)
+        return PixelSample.from_images(
+            tensor,
+            pixels.labels,
+            size=self.class_size(num_classes),
+            num_classes=num_classes,
+            ignore_index=ignore_index,
+            eligible=eligible,
+            num_repeats=self.num_repeats,
+            seed=self.seed,
+            stream=pixels.stream,
+            offset=pixels.offset,
+        )
