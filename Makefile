@@ -5,8 +5,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 KERNELS := $(shell find csrc -type f)
 CORE_TESTS := tests/ops tests/test_pixels.py tests/test_maps.py tests/statistics tests/metrics
-# A process for each core, with a thread each: the tensors of tests are small.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadscope
+# A process for each core, with a thread each: the tensors of tests are small. Bytecode is kept, so that they start sooner.
+PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadscope
 TORCH = $(shell $(BIN)/python -c "import torch; print(torch.__path__[0])")
 
 # TORCH_TRF_NO_EXT=1 makes every target work without the compiled kernels.

@@ -123,6 +123,7 @@ def test_scores_are_those_of_the_functions(data, score):
     }
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_the_function_in_python(data, score):
     sampling = torch_trf.Sampling(num_pixels=200, num_repeats=2, strategy="boundary", boundary_radius=2, seed=3)
     options = ["--num_pixels", 200, "--num_repeats", 2, "--strategy", "boundary", "--boundary_radius", 2, "--seed", 3]
@@ -202,6 +203,7 @@ def test_a_metric_goes_by_the_path_of_its_class(data, score):
     assert result["settings"]["metrics"] == [{"class_path": path, "init_args": {"neighbors": 3}}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", SCORE_CONFIGS, ids=lambda path: path.stem)
 def test_score_configs_keep_the_published_conventions(data, score, config):
     result = score("--config", config)
@@ -295,6 +297,7 @@ def trust(printed, name):
     return line
 
 
+@pytest.mark.slow
 def test_coupled_scores_take_a_solver_and_say_how_far_they_can_be_trusted(score, capsys):
     options = ["--metrics", "leep", "otce", "jc_otce", *LOGITS, "--ignore_index", IGNORED, "--num_pixels", 60]
     exact = score(*options)["scores"]
@@ -328,6 +331,7 @@ def test_couplings_that_did_not_converge_are_noted(score, capsys):
     assert trust(printed.out, "otce").endswith("; NOT CONVERGED")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("metric", "solver"), [("otce", "exact"), ("jc_otce", "exact"), ("otce", "sinkhorn")])
 def test_coupled_map_is_that_of_the_function(data, map_target, metric, solver, capsys):
     options = {"patch_size": 12, "ignore_index": IGNORED}

@@ -66,6 +66,7 @@ def test_every_layer_is_of_parts_that_there_are():
     assert set(LAYER_OF) - {"__version__"} == {top_level(path) for path in MODULES}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["torch_trf", "torch_trf.transport", "torch_trf.metrics", "torch_trf.statistics"])
 def test_import_is_silent_and_light(package, tmp_path):
     code = f"import sys, {package}; print(sorted(sys.modules.keys() & {set(HEAVY)}))"

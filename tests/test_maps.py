@@ -74,6 +74,7 @@ def assert_same_map(actual, expected, rtol=1e-12, atol=1e-12):
 # Against the definition
 
 
+@pytest.mark.slow
 @every_pool
 @every_grid
 @every_metric
@@ -83,6 +84,7 @@ def test_every_patch_is_cut_out_and_scored(metric, patch_size, stride, pool, dev
     assert_is_slow_map(score_map, getattr(references, metric), features, labels, RTOL.get(metric), pool=pool)
 
 
+@pytest.mark.slow
 @every_metric
 @pytest.mark.parametrize("label_dtype", [torch.uint8, torch.int16, torch.int32])
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -169,6 +171,7 @@ def test_a_source_model_that_knows_half_the_image(device):
     assert (score_map.name, score_map.exp().name) == ("local leep", "exp(local leep)")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["leep", "nce", "hscore", "regularized_hscore"])
 @every_grid
 def test_one_class_is_zero(metric, patch_size, stride, device):
@@ -179,6 +182,7 @@ def test_one_class_is_zero(metric, patch_size, stride, device):
     assert_close(score_map.values[score_map.valid], torch.zeros(int(score_map.valid.sum())))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["hscore", "regularized_hscore"])
 @every_pool
 @every_grid
@@ -479,6 +483,7 @@ def uncut_dataset_map(pool, device):
     return map_of("leep", *some_images(device), patch_size=(4, 6), stride=(2, 3), pool=pool, first_look="dataset")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", [name for name in SOURCES if name != "iterator"])
 @pytest.mark.parametrize(("pool", "limits"), CUTS.values(), ids=CUTS.keys())
 def test_any_cut_gives_the_same_map_given_the_data_set(source, pool, limits, folder, device, monkeypatch):
@@ -586,6 +591,7 @@ def test_every_patch_is_coupled_with_that_of_the_source(metric, patch_size, stri
     assert_same_couplings(coupled_mapper(metric, **options)([target], [source]), score_map)
 
 
+@pytest.mark.slow
 @every_coupled
 @pytest.mark.parametrize(
     ("dtype", "label_dtype"),
@@ -632,6 +638,7 @@ def test_the_whole_image_is_the_coupled_score(metric, device):
     assert_close(apart.values, torch.stack(expected).reshape(2, 1, 1))
 
 
+@pytest.mark.slow
 @every_coupled
 def test_softmax_of_both_sides_on_request(metric, device):
     target, source = data_sets(device)
@@ -673,6 +680,7 @@ def uncut_couplings(pool, device):
     return transferability_map("otce", *target, source=source, patch_size=3, stride=2, pool=pool)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", SOURCES)
 @pytest.mark.parametrize("limit", [None, 1, 1500])
 @every_pool
@@ -715,6 +723,7 @@ def test_pixels_held_at_a_time_stay_within_their_limit(patch_size, stride, sourc
     assert max(numbers for _, numbers in held) <= 1500
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("metric", "pool"), [("otce", "image"), ("jc_otce", "dataset")])
 def test_sinkhorn_is_close_and_says_how_close(metric, pool, device):
     target, source = data_sets(device)
@@ -792,6 +801,7 @@ def test_progress_of_couplings_ends_at_its_total(pool, device, capsys):
 # What a map must not depend on
 
 
+@pytest.mark.slow
 @every_first_look
 @every_metric
 @settings(max_examples=10)

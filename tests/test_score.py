@@ -411,6 +411,7 @@ def test_sides_cannot_be_swapped_by_position(images, source, name, annotations_u
 # Statistics: what scores are made of
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_pixels", [None, 50])
 def test_statistics_of_batches_add_up_to_those_of_a_call(images, source, num_pixels):
     scorer = coupled_scorer(*ALL, sampling=Sampling(num_pixels=num_pixels), stream_pixels=300)

@@ -355,6 +355,7 @@ def test_sees_inside_a_compiled_model(called_before, compiled, model, images, la
         assert not hooks(compiled)
 
 
+@pytest.mark.slow
 @checked_as_compiled
 def test_a_compiled_model_is_a_layer_of_itself(compiled, images):
     with tap(compiled, compiled) as features:

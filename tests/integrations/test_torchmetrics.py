@@ -258,6 +258,7 @@ def test_a_batch_that_is_refused_leaves_no_trace(images, batch, word, call):
     assert_equal(values(updated(metric, [third])), values(updated(score(metrics=ONE_PASS), [first, third])))
 
 
+@pytest.mark.slow
 @every_way
 def test_forward_gives_the_batch_and_adds_it(images, options):
     forward, update, seen = score(**options), score(**options), 0
@@ -429,6 +430,7 @@ COPIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES.keys())
 @pytest.mark.parametrize("computed", [False, True])
 @every_maker

@@ -168,6 +168,7 @@ def test_a_sample_has_the_score_of_its_pixels(strategy, softmax, images):
     assert len(set(score.values)) == 3
 
 
+@pytest.mark.slow
 @every_softmax
 @pytest.mark.parametrize("pool", ["dataset", "image"])
 @pytest.mark.parametrize(("patch_size", "stride"), [((3, 5), None), ((4, 6), (2, 3)), ((2, 2), (3, 5)), ((9, 11), 1)])

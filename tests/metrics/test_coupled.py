@@ -85,6 +85,7 @@ def test_passes_the_solver_on(metric, device):
         metric(*target, **source, solver=Sinkhorn(**hasty, strict=True))
 
 
+@pytest.mark.slow
 @every_coupled
 @pytest.mark.parametrize("solver", ["exact", "sinkhorn"])
 def test_takes_features_that_require_gradients(metric, solver, device):

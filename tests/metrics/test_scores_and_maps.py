@@ -70,6 +70,7 @@ def test_all_metrics_at_once_score_as_each_alone(target, source):
         assert scores[metric.name].score == scorer_of(metric)([target], source_of(metric, source))[metric.name].score
 
 
+@pytest.mark.slow
 @every_metric
 @pytest.mark.parametrize("strategy", ["uniform", "per_class", "boundary"])
 def test_a_sample_has_the_score_of_its_pixels(metric, strategy, target, source):
@@ -103,6 +104,7 @@ def test_scores_by_class_have_the_score_as_their_mean(metric, target):
     assert total / sum(weights) == pytest.approx(score.score, rel=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pool", ["dataset", "image"])
 @pytest.mark.parametrize(("patch_size", "stride"), [((3, 4), (3, 4)), ((4, 3), (2, 3)), ((6, 9), (1, 1))])
 @metrics_that(lambda metric: metric.has_map)

@@ -27,6 +27,8 @@ from torch_trf.transport import Sinkhorn
 from . import helpers
 from .helpers import K, Model, Scenes, Z, named
 
+pytestmark = pytest.mark.slow  # every test runs models over images, several times
+
 METRICS = ("logme", "hscore", "regularized_hscore", "leep", "nce")
 OPTIONS = {"num_pixels": 60, "num_repeats": 2, "seed": 5}
 PER_CLASS = Sampling(strategy="per_class", **OPTIONS)

@@ -39,6 +39,7 @@ def patch_at(i, j, size, step):
 SIDES = st.tuples(st.integers(1, 7), st.integers(1, 7))
 
 
+@pytest.mark.slow
 @every_pool
 @pytest.mark.parametrize("statistic", [Moments, JointMass])
 @settings(max_examples=20)
@@ -53,6 +54,7 @@ def test_patches_merge_their_entries(statistic, pool, grid, size, step, device):
         assert_same(at(patches, i, j), at(cells, *patch_at(i, j, size, step)).sum(-2, -1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("statistic", [Moments, JointMass])
 @every_pool
 @pytest.mark.parametrize("cell_size", [(1, 1), (2, 3), (4, 5), (9, 11)])

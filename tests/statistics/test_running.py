@@ -33,6 +33,7 @@ def test_statistics_of_one_size_are_one_part(name, device):
     assert len(running.parts) == 1
 
 
+@pytest.mark.slow
 def test_a_large_sample_is_held_in_few_parts(device):
     features, labels = random_pixels(1000, 3, CLASSES, device=device)
     running = Running()

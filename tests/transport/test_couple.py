@@ -90,6 +90,7 @@ def test_classes_that_are_not_given_are_those_of_the_labels(device):
 # What must not change it
 
 
+@pytest.mark.slow
 @every_solver
 @some_examples
 @given(sizes=SIZES)
@@ -100,6 +101,7 @@ def test_order_of_pixels_does_not_matter(solver, sizes, device):
     assert_same(solve(moved, solver), solve(pixels, solver))
 
 
+@pytest.mark.slow
 @every_solver
 @some_examples
 @given(sizes=SIZES, seed=st.integers(0, 100))
@@ -111,6 +113,7 @@ def test_numbers_of_classes_do_not_matter(solver, sizes, seed, device):
     assert_close(coupling.mass[target][:, source], plain.mass, **CLOSE)
 
 
+@pytest.mark.slow
 @every_solver
 @some_examples
 @given(sizes=SIZES)
@@ -122,6 +125,7 @@ def test_exchanging_sides_transposes(solver, sizes, device):
     assert_close(back.cost, forth.cost, **CLOSE)
 
 
+@pytest.mark.slow
 @every_solver
 @some_examples
 @given(sizes=SIZES, padding=st.integers(1, 5), label=st.integers(-300, -1), value=st.sampled_from([math.nan, math.inf]))

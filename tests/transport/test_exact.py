@@ -44,6 +44,7 @@ def test_matches_assignment(kind, source_count, target_count, label_cost_scale, 
     assert_close(coupling.cost, cost)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("pairs")
 @every_kind
 @every_size
