@@ -196,7 +196,8 @@ def check_scores() -> int:
         ({"metrics": every, "sampling": Sampling(num_pixels=300, strategy="boundary")}, lambda: stream),
     ):
         cpu, gpu = (
-            Scorer(num_classes=NUM_CLASSES, device=device, **options)(target(), stream) for device in ("cpu", "cuda")
+            Scorer(num_classes=NUM_CLASSES, device=device, **options)(target(), source=stream)
+            for device in ("cpu", "cuda")
         )
         for name in cpu:
             torch.testing.assert_close(gpu[name].score, cpu[name].score, rtol=1e-8, atol=1e-9, msg=f"{name} {options}")

@@ -267,7 +267,7 @@ def sample_rows(data: Data) -> list[tuple[str, ...]]:
             sampling = Sampling(num_pixels=pixels, num_repeats=repeats)
             scorer = Scorer(metrics=metric, sampling=sampling, ignore_index=data.ignore_index, **data.classes())
             start = time.perf_counter()
-            score = scorer(data.target, data.source)[metric]
+            score = scorer(data.target, source=data.source)[metric]
             seconds = time.perf_counter() - start
             spread = "" if score.std is None else f"{score.std:.4f}"
             error = "" if score.std is None else f"{score.std / repeats**0.5:.4f}"

@@ -103,7 +103,7 @@ def folder_of(path):
 def score_parts(folder, rank=0, size=1, **options):
     """Scores of a folder of which each rank takes a part."""
     target, source = (folder_of(folder / name).part(rank, size) for name in ("target", "source"))
-    return values(Scorer(**FOLDER, **options)(target, source))
+    return values(Scorer(**FOLDER, **options)(target, source=source))
 
 
 def score_tensors(part, **options):

@@ -39,7 +39,7 @@ def test_is_the_scorer_by_hand(paths):
         FeatureFolder(target, logits="final"), source=source, metrics=tuple(METRICS), sampling=sampling, **BOTH_SIDES
     )
     scorer = Scorer(metrics=tuple(METRICS), sampling=sampling, **BOTH_SIDES)
-    assert values(scores) == values(scorer(FeatureFolder(target, logits="final"), FeatureFolder(source)))
+    assert values(scores) == values(scorer(FeatureFolder(target, logits="final"), source=FeatureFolder(source)))
 
 
 def test_default_metrics_of_all_pixels(paths):
@@ -52,7 +52,7 @@ def test_default_metrics_of_all_pixels(paths):
 def test_folders_by_path(paths, kind):
     target, source = map(kind, paths)
     options = {"metrics": ("logme", "otce"), "sampling": Sampling(num_pixels=60), **BOTH_SIDES}
-    expected = Scorer(**options)(FeatureFolder(paths[0]), FeatureFolder(paths[1]))
+    expected = Scorer(**options)(FeatureFolder(paths[0]), source=FeatureFolder(paths[1]))
     assert values(score_folder(target, source=source, **options)) == values(expected)
 
 
@@ -123,7 +123,7 @@ def test_source_images_are_drawn_by_the_seed(paths):
     few = score_folder(target, source=source, num_source_images=2, **options)
     drawn = FeatureFolder(source).draw(2, seed=3)
     assert len(drawn) == 2
-    assert values(few) == values(Scorer(**options)(FeatureFolder(target), drawn))
+    assert values(few) == values(Scorer(**options)(FeatureFolder(target), source=drawn))
     with pytest.raises(ValueError, match="num_images must be at least 1, not 0"):
         score_folder(target, source=source, num_source_images=0, **options)
 

@@ -588,7 +588,7 @@ def test_every_patch_is_coupled_with_that_of_the_source(metric, patch_size, stri
     assert not score_map.valid.all()
     assert_is_slow_map(score_map, getattr(references, metric), *target, pool=pool, source=arrays(*source))
     assert score_map.coupling.cost.isnan().equal(~score_map.valid)
-    assert_same_couplings(coupled_mapper(metric, **options)([target], [source]), score_map)
+    assert_same_couplings(coupled_mapper(metric, **options)([target], source=[source]), score_map)
 
 
 @pytest.mark.slow
@@ -623,7 +623,7 @@ def test_the_same_place_in_a_source_of_another_size(axis, count, source_count, e
     target, source = torch.zeros(count, device=device), torch.arange(1.0, source_count + 1, device=device)
     target, source = (line.reshape(1, 1, *((-1, 1) if axis == 0 else (1, -1))) for line in (target, source))
     labels = (torch.zeros(images[0].shape, dtype=torch.int64, device=device) for images in (target, source))
-    score_map = coupled_mapper(patch_size=1, min_pixels=1)([(target, next(labels))], [(source, next(labels))])
+    score_map = coupled_mapper(patch_size=1, min_pixels=1)([(target, next(labels))], source=[(source, next(labels))])
     assert_close(score_map.coupling.cost.sqrt().flatten() - 1, torch.tensor(expected))
 
 
@@ -643,8 +643,8 @@ def test_the_whole_image_is_the_coupled_score(metric, device):
 def test_softmax_of_both_sides_on_request(metric, device):
     target, source = data_sets(device)
     softmax = [(x.softmax(1), y) for x, y in (target, source)]
-    expected = coupled_mapper(metric)([softmax[0]], [softmax[1]])
-    softened = coupled_mapper(replace(METRICS[metric], softmax=True))([target], [source])
+    expected = coupled_mapper(metric)([softmax[0]], source=[softmax[1]])
+    softened = coupled_mapper(replace(METRICS[metric], softmax=True))([target], source=[source])
     assert_same_couplings(softened, expected)
 
 
@@ -691,15 +691,15 @@ def test_any_cut_of_both_sides_gives_the_same_couplings(way, limit, pool, folder
         SOURCES[way if (side, way, pool) != (1, "iterator", "image") else "one batch"](images, folder)
         for side, (images, folder) in enumerate(zip(data_sets(device, source_batch=3), folders, strict=True))
     )
-    score_map = coupled_mapper(stride=2, pool=pool, device=device)(target, source)
+    score_map = coupled_mapper(stride=2, pool=pool, device=device)(target, source=source)
     assert_same_couplings(score_map, uncut_couplings(pool, device))
 
 
 def test_a_source_that_can_be_read_once_is_held(device):
     target, source = data_sets(device)
     batches = batches_of(*target, 1, 2)
-    expected = coupled_mapper(pool="image")(batches, [source])
-    held = coupled_mapper(pool="image")(batches, iter([source]))
+    expected = coupled_mapper(pool="image")(batches, source=[source])
+    held = coupled_mapper(pool="image")(batches, source=iter([source]))
     assert_close(held.values, expected.values, equal_nan=True)
 
 
@@ -718,7 +718,7 @@ def test_pixels_held_at_a_time_stay_within_their_limit(patch_size, stride, sourc
     monkeypatch.setattr(OTCE, "couple_pixels", recorded)
     monkeypatch.setattr(_grid, "MEMORY_NUMBERS", 1500)
     target, source = (random_images(batch, 4, 40, 13, device=device) for batch in (1, source_batch))
-    coupled_mapper(patch_size=patch_size, stride=stride, num_source_classes=CLASSES)([target], [source])
+    coupled_mapper(patch_size=patch_size, stride=stride, num_source_classes=CLASSES)([target], source=[source])
     assert max(rows for rows, _ in held) > 1
     assert max(numbers for _, numbers in held) <= 1500
 
@@ -753,11 +753,11 @@ def test_couplings_that_did_not_converge_are_told(device):
     target, source = data_sets(device)
     solver = Sinkhorn(max_iterations=1, epsilon=1e-4)
     with pytest.warns(ConvergenceWarning, match="couplings did not converge: after 1 Sinkhorn iterations at epsilon"):
-        score_map = coupled_mapper(solver=solver)([target], [source])
+        score_map = coupled_mapper(solver=solver)([target], source=[source])
     assert not score_map.coupling.converged[score_map.valid].all()
     assert score_map.values[score_map.valid].isfinite().all()
     with pytest.raises(ConvergenceError, match="couplings did not converge"):
-        coupled_mapper(solver=replace(solver, strict=True))([target], [source])
+        coupled_mapper(solver=replace(solver, strict=True))([target], source=[source])
 
 
 @pytest.mark.usefixtures("annotations_unchecked")
@@ -780,20 +780,20 @@ def test_sources_that_do_not_fit(options, source, message, pool, metric, device)
         size = {"batch": 2, "channels": 3, "height": 7, "width": 13} | source
         source = [Pixels(*some_images(device, classes=SOURCE_CLASSES, **size), name="s.npy")]
     with pytest.raises(ValueError, match=message.format(metric=metric)):
-        coupled_mapper(metric, pool=pool, **options)([target], source)
+        coupled_mapper(metric, pool=pool, **options)([target], source=source)
 
 
 def test_source_images_of_different_sizes(device):
     target, source = data_sets(device)
     larger = some_images(device, 1, 8, 13, channels=3)
     with pytest.raises(ValueError, match=r"second has \[3, 8, 13\] .* first batch \[3, 7, 13\]: a map needs"):
-        coupled_mapper()([target], [source, Pixels(*larger, name="second")])
+        coupled_mapper()([target], source=[source, Pixels(*larger, name="second")])
 
 
 @every_pool
 def test_progress_of_couplings_ends_at_its_total(pool, device, capsys):
     target, source = data_sets(device)
-    score_map = coupled_mapper(pool=pool, progress=True)(batches_of(*target, 1, 2), [source])
+    score_map = coupled_mapper(pool=pool, progress=True)(batches_of(*target, 1, 2), source=[source])
     total = 2 if pool == "image" else int(score_map.valid.sum())
     assert f"{total}/{total}" in capsys.readouterr().err
 

@@ -73,7 +73,7 @@ def test_scores_do_not_depend_on_the_batches(images, cuts):
     sampling = Sampling(num_pixels=60, num_repeats=2)
     scorer = Scorer(metrics=ALL, num_classes=K, num_source_classes=K, sampling=sampling)
     source = [(images[0] + 1, images[1])]
-    whole, cut = values(scorer([images], source)), values(scorer(batches(images, *sorted(cuts)), source))
+    whole, cut = values(scorer([images], source=source)), values(scorer(batches(images, *sorted(cuts)), source=source))
     assert cut == pytest.approx(whole, rel=1e-10)
 
 
@@ -92,7 +92,7 @@ def test_leep_over_a_stream_is_uniform_however_otce_samples(images):
     options = {"num_classes": K, "num_source_classes": K, "stream_pixels": 300}
     alone = Scorer(metrics="leep", **options)(iter([images]))["leep"]
     sampling = Sampling(strategy="per_class", num_repeats=2)
-    beside = Scorer(metrics=("leep", "otce"), sampling=sampling, **options)(iter([images]), [images])
+    beside = Scorer(metrics=("leep", "otce"), sampling=sampling, **options)(iter([images]), source=[images])
     assert beside["leep"].values == alone.values
 
 
@@ -125,7 +125,7 @@ def test_too_few_pixels_of_a_class_are_told(images):
     scorer = Scorer(metrics="otce", num_classes=K, num_source_classes=K, sampling=sampling)
     message = r"per_class sampling finds 1,440 of the 2,001 pixels asked for, at most 500 of each class; all of them"
     with pytest.warns(UserWarning, match=message) as warned:
-        scorer([images], [images])
+        scorer([images], source=[images])
     assert [str(warning.message).split(":")[0] for warning in warned] == ["target", "source"]
 
 
@@ -294,7 +294,7 @@ def coupled_scorer(*metrics, **options):
 def test_coupled_scores_of_all_pixels_are_those_of_the_tensors(images, softmax):
     target, source = ([tensor[k : k + 1] for tensor in images[:2]] for k in (0, 1))
     metrics = [replace(METRICS[name], softmax=softmax) for name in COUPLED]
-    scores = coupled_scorer(*metrics)([tuple(target)], [tuple(source)])
+    scores = coupled_scorer(*metrics)([tuple(target)], source=[tuple(source)])
     if softmax:
         target[0], source[0] = (features.softmax(1, torch.float64) for features in (target[0], source[0]))
     for name in COUPLED:
@@ -305,7 +305,7 @@ def test_coupled_scores_of_all_pixels_are_those_of_the_tensors(images, softmax):
 
 def test_repeats_at_once_are_those_one_by_one(images, source):
     """A sample of three repeats coupled at once, and each repeat's pixels alone."""
-    scores = coupled_scorer(sampling=Sampling(num_pixels=60, num_repeats=3, seed=5))([images], source)
+    scores = coupled_scorer(sampling=Sampling(num_pixels=60, num_repeats=3, seed=5))([images], source=source)
     target_sample, source_sample = (
         PixelSample.from_pixels(*side, size=60, num_classes=K, num_repeats=3, seed=seed)
         for side, seed in ((images[:2], 5), (source[0], ~5))
@@ -326,7 +326,7 @@ def test_coupled_scores_say_how_far_each_repeat_can_be_trusted(images, source, s
         *COUPLED,
         sampling=Sampling(num_pixels=60, num_repeats=3),
         solver=Sinkhorn(epsilon=0.05, tolerance=1e-4) if solver == "sinkhorn" else solver,
-    )([images], source)
+    )([images], source=source)
     assert scores["logme"].coupling is None
     for name in COUPLED:
         coupling = scores[name].coupling
@@ -347,11 +347,11 @@ def test_options_of_the_solver_are_passed_on(images, source):
     solver = Sinkhorn(epsilon=3.0, relative_epsilon=False)
     by_path = {"class_path": "sinkhorn", "init_args": {"epsilon": 3.0, "relative_epsilon": False}}
     entropic, alike = (
-        coupled_scorer("otce", solver=each, **options)([images], source)["otce"] for each in (solver, by_path)
+        coupled_scorer("otce", solver=each, **options)([images], source=source)["otce"] for each in (solver, by_path)
     )
     assert entropic.coupling.epsilon.tolist() == pytest.approx([3.0])
     assert entropic.values == alike.values
-    exact = coupled_scorer("otce", **options)([images], source)["otce"]
+    exact = coupled_scorer("otce", **options)([images], source=source)["otce"]
     assert exact.coupling.solver == "exact"
     assert entropic.coupling.cost[0] > exact.coupling.cost[0]
 
@@ -360,23 +360,25 @@ def test_couplings_that_did_not_converge_are_told(images, source):
     solver = Sinkhorn(epsilon=1e-3, max_iterations=1)
     options = {"sampling": Sampling(num_pixels=60, num_repeats=2)}
     with pytest.warns(ConvergenceWarning, match="couplings did not converge: after 1 Sinkhorn iterations at epsilon"):
-        score = coupled_scorer("otce", solver=solver, **options)([images], source)["otce"]
+        score = coupled_scorer("otce", solver=solver, **options)([images], source=source)["otce"]
     assert score.coupling.converged.tolist() == [False, False]
     assert score.coupling.marginal_error.min() > 1e-3
     with pytest.raises(ConvergenceError, match="couplings did not converge"):
-        coupled_scorer("otce", solver=replace(solver, strict=True), **options)([images], source)
+        coupled_scorer("otce", solver=replace(solver, strict=True), **options)([images], source=source)
 
 
 def test_source_and_target_are_drawn_independently(images):
     scorer = coupled_scorer("otce", sampling=Sampling(num_pixels=200))
-    assert scorer([images], [images])["otce"].score < -0.1  # the same pixels on both sides would couple to themselves
+    assert (
+        scorer([images], source=[images])["otce"].score < -0.1
+    )  # the same pixels on both sides would couple to themselves
 
 
 def test_a_source_may_be_a_sample(images, source):
     scorer = coupled_scorer(sampling=Sampling(num_pixels=60, num_repeats=2))
     sample = scorer.source_sample(source)
     assert sample.batch_shape == (2,)
-    assert values(scorer([images], sample)) == values(scorer([images], source))
+    assert values(scorer([images], source=sample)) == values(scorer([images], source=source))
     assert scorer.source_sample(sample[0]).batch_shape == (1,)
 
 
@@ -385,7 +387,7 @@ def test_coupled_scores_need_a_source(images, name):
     with pytest.raises(ValueError, match=f"{name} compares two data sets: a source is needed beside the target"):
         coupled_scorer("logme", name)([images])
     with pytest.raises(ValueError, match=f"{name} needs num_source_classes"):
-        Scorer(metrics=name, num_classes=K)([images], [images])
+        Scorer(metrics=name, num_classes=K)([images], source=[images])
 
 
 @pytest.mark.parametrize("name", COUPLED)
@@ -399,7 +401,7 @@ def test_scores_of_statistics_need_a_source(images, name):
 def test_a_source_of_other_channels_is_an_error(images, source, annotations_unchecked):
     wider = [(torch.cat([source[0][0]] * 2, 1), source[0][1])]
     with pytest.raises(ValueError, match=f"source features of {2 * D} channels, target features of {D}"):
-        coupled_scorer("otce", sampling=Sampling(num_pixels=60))([images], wider)
+        coupled_scorer("otce", sampling=Sampling(num_pixels=60))([images], source=wider)
 
 
 @pytest.mark.parametrize("name", COUPLED)
@@ -421,7 +423,7 @@ def test_statistics_of_batches_add_up_to_those_of_a_call(images, source, num_pix
     assert {name: type(statistic) for name, statistic in first.items()} == scorer.statistic_types()
     statistics = {name: first[name] + second[name] for name in first}
     scores = scorer.scores(statistics | {"source_sample": scorer.source_sample(source)})
-    assert values(scores) == pytest.approx(values(scorer(iter(stream), source)), rel=1e-12)
+    assert values(scores) == pytest.approx(values(scorer(iter(stream), source=source)), rel=1e-12)
 
 
 def test_metrics_share_what_they_look_at():
@@ -459,7 +461,7 @@ def test_only_an_iterator_is_read_once(images):
     ids=["all pixels", "drawn", "sinkhorn"],
 )
 def test_scores_in_a_file_are_the_same(images, source, options):
-    scores = coupled_scorer(*ALL, **{"sampling": Sampling(num_pixels=50)} | options)([images], source)
+    scores = coupled_scorer(*ALL, **{"sampling": Sampling(num_pixels=50)} | options)([images], source=source)
     scores |= Scorer(metrics="leep", num_classes=K, stream_pixels=300)(iter([images]))
     for score in scores.values():
         plain = score.as_json()

@@ -85,7 +85,7 @@ def score_folder(
         all_ranks=distributed.is_initialized(),
         progress=progress and rank() == 0,
     )
-    statistics = scorer.collect(rank_part(target), scorer_source)
+    statistics = scorer.collect(rank_part(target), source=scorer_source)
     return scorer.scores(statistics) if rank() == 0 else {}
 
 

@@ -124,7 +124,7 @@ class Scorer:
                 f"num_repeats={repeats} and strategy={strategy!r} need num_pixels: all pixels are used now"
             )
 
-    def __call__(self, target: Batches, source: Source | None = None) -> dict[str, Score]:
+    def __call__(self, target: Batches, *, source: Source | None = None) -> dict[str, Score]:
         """The scores of the asked metrics, by name.
 
         Args:
@@ -140,9 +140,9 @@ class Scorer:
             ConvergenceError: a strict solver, and a coupling that did not converge.
             RuntimeError: a rank that ended.
         """
-        return self.scores(self.collect(target, source))
+        return self.scores(self.collect(target, source=source))
 
-    def collect(self, target: Batches, source: Source | None = None) -> dict[str, Statistic]:
+    def collect(self, target: Batches, *, source: Source | None = None) -> dict[str, Statistic]:
         """All that the scores must know of the pixels, by name, for `scores`; arguments and errors as for a call."""
         if self.coupled and source is None:
             raise ValueError(f"{self.coupled[0].name} compares two data sets: a source is needed beside the target")

@@ -97,7 +97,7 @@ def test_couples_with_a_source_data_set(model, loaders):
     options = {"metrics": ("otce", "logme"), "num_source_classes": K, "sampling": sampling, "solver": "exact"}
     scores = scored(model, loaders[0], source=loaders[1], **options)
     target, source = (by_hand(model, loader, logits=False) for loader in loaders)
-    expected = Scorer(num_classes=K, **options)(target, source)
+    expected = Scorer(num_classes=K, **options)(target, source=source)
     for name, each in values(expected).items():
         assert scores[name].values == pytest.approx(each, rel=1e-12)
     with pytest.raises(ValueError, match="otce compares two data sets: a source is needed beside the target"):

@@ -125,7 +125,7 @@ def test_options_are_those_of_a_scorer(images, source, options):
     metric = score(**options, source=source)
     scores = Scorer(**{"num_classes": K} | options)
     assert metric.scorer == scores
-    expected = scores(iter([images]), source).items()
+    expected = scores(iter([images]), source=source).items()
     assert_equal(values(updated(metric, batches(images, 2))), {name: each.score for name, each in expected})
 
 

@@ -55,7 +55,7 @@ def test_a_data_set_has_the_score_of_its_pixels(metric, target, source):
     expected = scored(metric, *read_by(metric, *target), source)
     batches = [tuple(tensor[k : k + 1] for tensor in target) for k in range(2)]
     for data in (batches, iter(batches)):
-        score = scorer_of(metric)(data, source_of(metric, source))[metric.name]
+        score = scorer_of(metric)(data, source=source_of(metric, source))[metric.name]
         assert_close(torch.tensor(score.score, dtype=torch.float64), expected.cpu())
         assert (score.unit, score.pixels) == (metric.unit, int((target[1] != 255).sum()))
         assert (score.coupling is not None) == metric.needs_source
@@ -64,10 +64,13 @@ def test_a_data_set_has_the_score_of_its_pixels(metric, target, source):
 
 def test_all_metrics_at_once_score_as_each_alone(target, source):
     together = Scorer(metrics=list(METRICS.values()), num_classes=CLASSES, num_source_classes=SOURCE_CLASSES)
-    scores = together([target], [source])
+    scores = together([target], source=[source])
     assert list(scores) == list(METRICS)
     for metric in METRICS.values():
-        assert scores[metric.name].score == scorer_of(metric)([target], source_of(metric, source))[metric.name].score
+        assert (
+            scores[metric.name].score
+            == scorer_of(metric)([target], source=source_of(metric, source))[metric.name].score
+        )
 
 
 @pytest.mark.slow
@@ -76,7 +79,7 @@ def test_all_metrics_at_once_score_as_each_alone(target, source):
 def test_a_sample_has_the_score_of_its_pixels(metric, strategy, target, source):
     sampling = Sampling(num_pixels=24, num_repeats=3, strategy=strategy, boundary_radius=1, seed=5)
     scorer = scorer_of(metric, sampling=sampling)
-    score = scorer([target], source_of(metric, source))[metric.name]
+    score = scorer([target], source=source_of(metric, source))[metric.name]
     assert len(score.values) == 3
 
     def drawn(sampling, tensor, labels, classes):
@@ -119,7 +122,7 @@ def test_a_patch_of_a_map_has_the_score_of_its_pixels(metric, patch_size, stride
         first_look="patch",
         min_pixels=2,
     )
-    score_map = mapper([target], source_of(metric, source))
+    score_map = mapper([target], source=source_of(metric, source))
     assert score_map.valid.all()
     tensor, labels = read_by(metric, *target)
     groups = [slice(None)] if pool == "dataset" else [slice(k, k + 1) for k in range(2)]

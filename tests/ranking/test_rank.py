@@ -175,7 +175,7 @@ def test_couples_with_the_source_of_each_candidate(tmp_path):
             num_source_classes=classes,
             sampling=Sampling(**options),
         )
-        expected[name] = {metric: score.values for metric, score in scorer(target, of_source).items()}
+        expected[name] = {metric: score.values for metric, score in scorer(target, source=of_source).items()}
     coupled = ranker(tmp_path, metrics=("otce", "jc_otce", "logme"), sampling=options)
     ranking = coupled(candidates)
     for result in ranking.results:

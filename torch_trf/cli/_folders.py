@@ -178,7 +178,7 @@ def map_(options: Namespace) -> None:
         "device": chosen_device(options.device),
         "progress": True,
     }
-    score_map = Mapper(**mapper_options)(target.folder, None if source is None else source.folder)
+    score_map = Mapper(**mapper_options)(target.folder, source=None if source is None else source.folder)
     if options.scale == "exp":
         score_map = score_map.exp()
     rows, columns = score_map.values.shape[-2:]

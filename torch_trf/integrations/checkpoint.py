@@ -97,7 +97,7 @@ def score_checkpoint(
         def live(batches: Loader) -> _LivePixels:
             return _LivePixels(passes, batches, features, layer, layer_of_logits, grid)
 
-        return scorer(live(loader), None if source is None else live(source))
+        return scorer(live(loader), source=None if source is None else live(source))
 
 
 @dataclass(slots=True)

@@ -89,7 +89,7 @@ class Mapper:
             if value is not None and min(pair(value)) < 1:
                 raise ValueError(f"{option} must be at least 1 pixel, not {value}")
 
-    def __call__(self, target: Batches, source: Batches | None = None, given: Statistic | None = None) -> ScoreMap:
+    def __call__(self, target: Batches, *, source: Batches | None = None, given: Statistic | None = None) -> ScoreMap:
         """The map of images of one size.
 
         Args:

@@ -92,4 +92,4 @@ def transferability_map(
         num_source_classes=num_source_classes,
         solver=solver,
     )
-    return mapper([pixels], None if source_pixels is None else [source_pixels])
+    return mapper([pixels], source=None if source_pixels is None else [source_pixels])

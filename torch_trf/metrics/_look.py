@@ -49,8 +49,8 @@ class Look:
         tensor: Tensor | None = getattr(pixels, self.reads)
         if tensor is None:
             raise ValueError(
-                "there are no class scores of the source model to read: give logits beside features and labels, or,"
-                " where the features are the class scores, features_are_logits=True"
+                "there are no class scores of the source model to read: give logits beside features and labels, or say"
+                ' that the features are the class scores: features_are_logits=True, of a folder logits="final"'
             )
         return tensor
 
