@@ -59,7 +59,7 @@ class ClassSquares(Statistic):
 class GBC(TransferabilityMetric):
     """How little the classes overlap as Gaussians of independent channels."""
 
-    name: ClassVar = "gbc"
+    name: ClassVar = "class_overlap"
     unit: ClassVar = "pairs of classes"
 
     softmax: bool = False
@@ -117,8 +117,8 @@ def scorer(softmax=False, **options):
 
 
 def test_it_is_not_in_the_package():
-    assert "gbc" not in METRICS
-    assert as_metric(PATH).name == "gbc"
+    assert "class_overlap" not in METRICS
+    assert as_metric(PATH).name == "class_overlap"
     assert as_metric({"class_path": PATH, "init_args": {"softmax": True}}).softmax
 
 
@@ -145,15 +145,15 @@ def test_a_stream_has_the_score_of_its_pixels(softmax, images):
     batches = list(zip(*(tensor.split(1) for tensor in images), strict=True))
     expected = GBC()(*softened(images, softmax), num_classes=CLASSES)
     for data in (batches, iter(batches), [images]):
-        score = scorer(softmax)(data)["gbc"]
+        score = scorer(softmax)(data)["class_overlap"]
         assert_close(torch.tensor(score.score, dtype=torch.float64), expected.cpu())
         assert (score.unit, score.pixels) == ("pairs of classes", int((images[1] != 255).sum()))
 
 
 def test_two_softmaxes_and_metrics_of_the_package_share_a_stream(images):
     scores = Scorer(metrics=[GBC(softmax=True), "logme", "hscore"], num_classes=CLASSES)([images])
-    assert list(scores) == ["gbc", "logme", "hscore"]
-    assert scores["gbc"] == scorer(softmax=True)([images])["gbc"]
+    assert list(scores) == ["class_overlap", "logme", "hscore"]
+    assert scores["class_overlap"] == scorer(softmax=True)([images])["class_overlap"]
     assert scores["logme"] == Scorer(metrics="logme", num_classes=CLASSES)([images])["logme"]
 
 
@@ -161,7 +161,7 @@ def test_two_softmaxes_and_metrics_of_the_package_share_a_stream(images):
 @pytest.mark.parametrize("strategy", ["uniform", "per_class"])
 def test_a_sample_has_the_score_of_its_pixels(strategy, softmax, images):
     sampling = Sampling(num_pixels=40, num_repeats=3, strategy=strategy)
-    score = scorer(softmax, sampling=sampling)([images])["gbc"]
+    score = scorer(softmax, sampling=sampling)([images])["class_overlap"]
     sample = sampling.draw(images[0], Pixels.of(*images), num_classes=CLASSES).join_groups()
     expected = [GBC()(*softened(repeat.drawn(), softmax)).item() for repeat in sample]
     assert score.values == pytest.approx(expected, rel=1e-9)
@@ -188,7 +188,7 @@ def test_a_patch_of_a_map_has_the_score_of_its_pixels(patch_size, stride, pool, 
     assert compared == score_map.valid.sum() > 0
     again = transferability_map(GBC(softmax=softmax), *images, **options)
     torch.testing.assert_close(again.values, score_map.values, rtol=0, atol=0, equal_nan=True)
-    assert score_map.name == "gbc"
+    assert score_map.name == "class_overlap"
 
 
 def test_pixels_that_should_not_be_there_are_errors(images):

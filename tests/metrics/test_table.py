@@ -29,7 +29,7 @@ FOLDER = Path(metrics.__file__).parent
 
 
 def test_holds_every_metric_of_the_package_under_its_name():
-    assert sorted(METRICS) == ["hscore", "jc_otce", "knn", "leep", "logme", "nce", "otce", "regularized_hscore"]
+    assert {"hscore", "jc_otce", "knn", "leep", "logme", "nce", "otce", "regularized_hscore"} <= set(METRICS)
     assert [metric.name for metric in METRICS.values()] == list(METRICS)
     assert set(DEFAULT_METRICS) <= set(METRICS)
 
@@ -144,7 +144,7 @@ def test_a_single_metric_is_one_of_one():
     ("what", "message"),
     [
         ("lepe", "'lepe' is none of leep"),
-        ("", "'' is none of hscore, jc_otce, knn, leep"),
+        ("", f"'' is none of {', '.join(METRICS)}"),
         ("torch_trf.metrics.Nowhere", "has no attribute 'Nowhere'"),
         ("torch.nn.ReLU", "metrics: torch.nn.ReLU makes a ReLU, not a TransferabilityMetric"),
         (
@@ -162,7 +162,7 @@ def test_what_is_no_metric_is_an_error(what, message):
 
 
 def test_no_metric_and_two_of_one_name_are_errors():
-    with pytest.raises(ValueError, match="no metric asked for; known are hscore, jc_otce"):
+    with pytest.raises(ValueError, match=f"no metric asked for; known are {', '.join(METRICS)}"):
         as_metrics([])
     with pytest.raises(ValueError, match="two metrics are called 'logme'"):
         as_metrics(["logme", "nce", LogME(absent_classes="include")])
