@@ -73,13 +73,13 @@ def of_seed(seed: int, plan: Plan) -> dict[str, dict[str, tuple[float, float]]]:
     torch.set_num_threads(1)  # a process for each core
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        experiment = Experiment(folder, plan, seed, progress=False)
+        experiment = Experiment(folder, plan, seed)
         experiment.train()
         tuned, ranking = experiment.fine_tune(), rank(experiment, folder / "as the demo", {})
         results = {"as the demo": compared(ranking, tuned)}
         for steps in STEPS:
-            otherwise = Experiment(folder, replace(plan, tuning_steps=steps), seed, progress=False).fine_tune()
-            results[f"{steps} steps of fine-tuning"] = compared(ranking, otherwise)
+            retuned = Experiment(folder, replace(plan, tuning_steps=steps), seed).fine_tune()
+            results[f"{steps} steps of fine-tuning"] = compared(ranking, retuned)
         for name, changes in VARIANTS.items():
             changed = rank(experiment, folder / name, {"metrics": UNCOUPLED} | changes)
             results[name] = compared(changed, tuned)

@@ -53,14 +53,14 @@ def models(target: LabeledData, num_pixels: int) -> str:
             sampling=Sampling(num_pixels=num_pixels, strategy="per_class"),
         )
         ranking = ranker(candidates())
-        took = time.perf_counter() - start
+        wall = time.perf_counter() - start
     rows = []
     for row in ranking.rows():
         seconds = next(each.seconds for each in ranking.results if each.name == row["name"])
         scores = (f"{row[metric]:.4f} ({row[f'{metric}_rank']})" for metric in METRICS)
         rows.append((row["name"], *scores, str(row["consensus_rank"]), f"{seconds['forward']:.1f}"))
     forward = sum(each.seconds["forward"] for each in ranking.results)
-    share = f"{took:.1f} s in all, {forward:.1f} s in forward passes: {100 * (1 - forward / took):.1f} % outside"
+    share = f"{wall:.1f} s in all, {forward:.1f} s in forward passes: {100 * (1 - forward / wall):.1f} % outside"
     return f"{table(('candidate', *METRICS, 'consensus', 'forward, s'), rows)}\n\n{share}"
 
 

@@ -29,8 +29,8 @@ def run_demo() -> None:
             run = [sys.executable, "-m", "torch_trf", *command.split()]
             done = subprocess.run(run, cwd=folder, stdout=subprocess.PIPE, text=True, check=True)
             printed += f"$ torch-trf {command}\n{done.stdout}\n"
-        for made, name in FIGURES.items():
-            shutil.copy(Path(folder, DEMO, f"{made}.png"), FOLDER / f"{name}.png")
+        for figure, name in FIGURES.items():
+            shutil.copy(Path(folder, DEMO, f"{figure}.png"), FOLDER / f"{name}.png")
     (FOLDER / "demo.txt").write_text(printed)
 
 

@@ -113,9 +113,9 @@ def train(options: argparse.Namespace, training: Scenes, validation: Scenes, lab
         batches = DataLoader(training, BATCH_SIZE, shuffle=True)
         loss = train_epoch(model, tqdm(batches, f"epoch {epoch}", unit="batch", leave=False), optimizer)
         save(model, options.output / f"epoch_{epoch}.pt")
-        found = {"loss": loss, "source_miou": evaluate(model, validation)} | evaluate_and_score(model, labeled)
-        print_row(epoch, *(found[name] for name in COLUMNS[1:]))
-        choosing[epoch] = found[options.choose_by]
+        results = {"loss": loss, "source_miou": evaluate(model, validation)} | evaluate_and_score(model, labeled)
+        print_row(epoch, *(results[name] for name in COLUMNS[1:]))
+        choosing[epoch] = results[options.choose_by]
     return choosing
 
 

@@ -62,7 +62,7 @@ def test_short_names_hold_inside_arguments_and_beside_paths():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("rleu", "'rleu' is none of relu, nor the dotted path of a class"),
+        ("rleu", "'rleu' is none of relu, conv, chain, nor the dotted path of a class"),
         ("nothing_alike", "'nothing_alike' is none of relu, conv, chain, nor the dotted path of a class"),
         ("conv", "conv cannot be made: TypeError: .* missing 3 required .* 'in_channels'"),
         (named("relu", depth=3), "relu cannot be made: TypeError: .* unexpected keyword argument 'depth'"),

@@ -193,6 +193,51 @@ def test_yaml_and_options_say_the_same(score, tmp_path):
     assert by_file["settings"]["metrics"] == ["otce", yaml.safe_load(softmax)]
 
 
+SOFTMAX = {"class_path": "hscore", "init_args": {"softmax": True}}
+WAYS = {  # to name metrics: in YAML, on the command line, and what that means
+    "a name": ("logme", ["logme"], ["logme"]),
+    "a table": (SOFTMAX, [json.dumps(SOFTMAX)], [SOFTMAX]),
+    "a list of one": (["logme"], ["[logme]"], ["logme"]),
+    "a list of several": (["logme", SOFTMAX], ["[logme, {class_path: hscore, init_args: {softmax: true}}]"], None),
+    "several": (["logme", SOFTMAX], ["logme", json.dumps(SOFTMAX)], None),
+}
+
+
+@pytest.mark.parametrize(("in_yaml", "options", "metrics"), WAYS.values(), ids=WAYS)
+def test_metrics_are_named_in_several_ways(data, score, tmp_path, in_yaml, options, metrics):
+    config = tmp_path / "own.yaml"
+    config.write_text(yaml.safe_dump({"metrics": in_yaml, "ignore_index": IGNORED}))
+    by_file, by_option = score("--config", config), score("--metrics", *options, "--ignore_index", IGNORED)
+    expected = torch_trf.score_folder(data / "target", metrics=metrics or in_yaml, ignore_index=IGNORED)
+    for result in (by_file, by_option):
+        assert {name: each["score"] for name, each in result["scores"].items()} == {
+            name: each.score for name, each in expected.items()
+        }
+        assert result["settings"]["metrics"] == (metrics or in_yaml)
+
+
+@pytest.mark.parametrize(
+    ("in_yaml", "word"),
+    [
+        ("leap", "'leap' is none of "),
+        ("[logme, leap]", "'leap' is none of "),
+        ("{class_path: leap}", "'leap' is none of "),
+        ("[]", "no metric asked for"),
+        ("3", "3 is neither a path nor"),
+    ],
+)
+@pytest.mark.usefixtures("annotations_unchecked")
+def test_metrics_that_are_none_are_one_line(data, error_line, tmp_path, in_yaml, word):
+    config, target = tmp_path / "own.yaml", ["--target", str(data / "target")]
+    config.write_text(f"metrics: {in_yaml}\n")
+    assert word in error_line("score", *target, "--config", str(config))
+    assert word in error_line("score", *target, "--metrics", in_yaml)
+
+
+def test_a_list_that_does_not_end_is_one_line(data, error_line):
+    assert "'[logme' is not YAML: " in error_line("score", "--target", str(data / "target"), "--metrics", "[logme")
+
+
 def test_a_metric_goes_by_the_path_of_its_class(data, score):
     path = "torch_trf.metrics.KNN"
     result = score("--metrics", table(path, neighbors=3), "--num_pixels", 90, "--ignore_index", IGNORED)
@@ -223,14 +268,12 @@ def test_score_configs_keep_the_published_conventions(data, score, config):
         (["--target", "{data}/target", "--metrics", "leap"], "'leap' is none of"),
         (
             ["--target", "{data}/target", "--metrics", "logme", "leep"],
-            "leep reads the source model's class scores: give --logits NAME, the subfolder that holds them, or --logits"
-            " final where the files in final are class scores",
+            "leep reads the source model's class scores: say in which subfolder they are, by --logits NAME",
         ),
-        (["--target", "{data}/target", "--features", "label", "--metrics", "nce"], "or --logits label"),
         (["--target", "{data}/target", "--metrics", "nce", "--logits", "none"], "none is not a folder"),
         (["--target", "{data}/target", "--metrics", "nce", "nce", *LOGITS], "two metrics are called 'nce'"),
         (["--target", "{data}/target", "--metrics", table("logme", absent=1)], "'absent'"),
-        (["--target", "{data}/target", "--metrics", "otce"], "give --source DIR"),
+        (["--target", "{data}/target", "--metrics", "otce"], "give source, or --source DIR"),
         (["--target", "{data}/target", "--num_classes", "5"], "outside [0, 5) and not ignore_index=255"),
         (["--target", "{data}/target", "--num_repeats", "3"], "need num_pixels"),
         (["--target", "{data}/target", "--device", "cuda:99"], "cuda:99"),
@@ -375,9 +418,12 @@ def test_map_is_drawn_over_pictures_and_summed_up(map_target, tmp_path, capsys):
     [
         (["--metric", "leap", "--patch_size", "4"], "'leap' is none of"),
         (["--metric", "knn", "--patch_size", "4"], "'knn' has no map"),
-        (["--metric", "leep", "--patch_size", "4"], "leep reads the source model's class scores: give --logits NAME"),
-        (["--metric", "otce", "--patch_size", "4"], "otce compares two data sets: give --source DIR"),
-        (["--metric", "jc_otce", "--patch_size", "4"], "jc_otce compares two data sets: give --source DIR"),
+        (
+            ["--metric", "leep", "--patch_size", "4"],
+            "leep reads the source model's class scores: say in which subfolder",
+        ),
+        (["--metric", "otce", "--patch_size", "4"], "otce compares two data sets: give source, or --source DIR"),
+        (["--metric", "jc_otce", "--patch_size", "4"], "jc_otce compares two data sets: give source, or --source DIR"),
         ([*OTCE_MAP, "--solver", table("sinkhorn", epsilon=0.0)], "epsilon must be above 0 and finite, not 0.0"),
         ([*OTCE_MAP, "--num_source_classes", "5"], "outside [0, 5)"),
         ([*OTCE_MAP, *STRICT], "did not converge"),
@@ -412,7 +458,7 @@ def test_debug_shows_the_error(data):
 
 def test_labels_that_look_like_an_ignore_index_are_noticed(data, capsys):
     assert main(["score", "--target", str(data / "target"), "--metrics", "logme"]) == 0
-    assert "if 250 means 'ignore', give ignore_index=250, otherwise --num_classes" in capsys.readouterr().err
+    assert "if 250 means 'ignore', give ignore_index, otherwise num_classes" in capsys.readouterr().err
 
 
 def test_failed_write_leaves_the_old_file(score, tmp_path, monkeypatch):

@@ -116,6 +116,23 @@ def test_rank_takes_metrics_with_options_and_of_somebody(data, capsys):
     assert "spread of a patch, squares" in (data / "made" / "report.html").read_text()
 
 
+KNN = {"class_path": "knn", "init_args": {"neighbors": 3}}
+
+
+@pytest.mark.parametrize("metrics", ["leep", KNN, ["logme", KNN]], ids=["name", "table", "list"])
+def test_rank_takes_one_metric_or_a_list(data, metrics):
+    assert rank(data, metrics=metrics) == 0
+    by_file = json.loads((data / "made" / "ranking.json").read_text())
+    shutil.rmtree(data / "made")
+    assert rank(data, "--metrics", json.dumps(metrics)) == 0
+    by_option = json.loads((data / "made" / "ranking.json").read_text())
+    several = metrics if isinstance(metrics, list) else [metrics]
+    names = [each if isinstance(each, str) else "knn" for each in several]
+    for ranking in (by_file, by_option):
+        assert [list(each["scores"]) for each in ranking["candidates"]] == [names, names]
+    assert by_file["ranking"] == by_option["ranking"]
+
+
 def test_rank_takes_metrics_and_solver_on_the_command_line(data, capsys):
     knn, solver = ("{class_path: knn, init_args: {neighbors: 3}}", "{class_path: sinkhorn, init_args: {epsilon: 0.1}}")
     source = target(data) | {"num_classes": len(ROAD_CLASSES)}
@@ -197,7 +214,8 @@ def test_killed_at_any_moment_it_ends_with_the_same_table(data, when, capsys):
         ({"candidates": [candidate(logits_layer=None)], "metrics": ["leep"]}, "give logits_layer to candidate 'small'"),
         ({"metrics": ["otce"]}, "otce compares two data sets: give source to candidate 'small'"),
         ({"metrics": ["logme"], "by": "leep"}, "by: 'leep' is none of the metrics logme"),
-        ({"metrics": ["loogme"]}, "'loogme' is none of logme"),
+        ({"metrics": ["loogme"]}, "'loogme' is none of "),
+        ({"metrics": "loogme"}, "'loogme' is none of "),
         ({"metrics": [{"class_path": "knn", "init_args": {"neighbors": 0}}]}, "neighbors must be at least 1, not 0"),
         ({"map_metric": "knn"}, "map_metric: 'knn' has no map over an image of one data set"),
         ({"solver": "simplex"}, "'simplex' is none of auto, exact, sinkhorn"),

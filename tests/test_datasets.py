@@ -334,7 +334,7 @@ def test_a_bad_image_is_one_line_whoever_reads_it(folder, num_workers):
 
 
 def test_progress_counts_images(folder, capsys):
-    list(read_batches(folder_data(folder).make(), batch_size=2, num_workers=0, progress="labels"))
+    list(read_batches(folder_data(folder).make(), batch_size=2, num_workers=0, title="labels"))
     out, err = capsys.readouterr()
     assert out == ""
     assert "labels: 100%" in err

@@ -96,7 +96,7 @@ def test_it_repeats_itself_and_depends_on_the_seed(tmp_path):
     plan = replace(TINY, sources=TINY.sources[:1], tunings=1)
     outcomes = {}
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        experiment = Experiment(tmp_path / name, plan, seed, progress=False)
+        experiment = Experiment(tmp_path / name, plan, seed)
         experiment.train()
         outcomes[name] = experiment.fine_tune()
     assert outcomes["a"] == outcomes["b"] != outcomes["c"]
@@ -108,7 +108,7 @@ def test_models_do_not_depend_on_the_number_of_threads(tmp_path):
         for number in (1, 2):
             torch.set_num_threads(number)
             plan = replace(TINY, sources=("noon",), size=(64, 96), training_pictures=8)
-            experiment = Experiment(tmp_path / str(number), plan, progress=False)
+            experiment = Experiment(tmp_path / str(number), plan)
             experiment.train()
             assert torch.get_num_threads() == number
             weights.append(experiment.candidates[0].make().state_dict())

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from torch_trf import FeatureFolder, Sampling, Scorer, score_folder
-from torch_trf.folders import folder_classes, open_folder
+from torch_trf.folders import folder_sides
 from torch_trf.metrics import DEFAULT_METRICS, METRICS, LogME
 from torch_trf.transport import Sinkhorn
 
@@ -82,7 +82,7 @@ def test_progress_is_shown_on_request(paths, capsys):
 
 @pytest.mark.parametrize("metric", ["leep", "nce"])
 def test_features_are_not_taken_for_class_scores(paths, metric):
-    message = rf'{metric} reads the source model\'s class scores: .* subfolder of {paths[0]} .* or logits="final" where'
+    message = rf'{metric} reads the source model.s class scores: .* FeatureFolder\(path, logits="NAME"\)'
     for folder in (paths[0], FeatureFolder(paths[0])):
         with pytest.raises(ValueError, match=message):
             score_folder(folder, metrics=("logme", metric), **OPTIONS)
@@ -94,8 +94,10 @@ def test_class_scores_are_read_where_a_metric_reads_them(paths, tmp_path):
     shutil.copytree(paths[0], target)
     shutil.copytree(target / "final", target / "logits")
     folder = FeatureFolder(target, logits="logits")
-    assert open_folder(folder, [METRICS["leep"]]).has_logits
-    assert not open_folder(folder, [METRICS["logme"]]).has_logits
+    for given, subfolders in ((folder, {}), (target, {"logits": "logits"})):
+        for metric, has_logits in (("leep", True), ("logme", False)):
+            side, _ = folder_sides(given, None, [METRICS[metric]], ignore_index=IGNORED, **subfolders)
+            assert side.folder.has_logits == has_logits
     expected = score_folder(FeatureFolder(target, logits="final"), metrics="leep", **OPTIONS)
     assert values(score_folder(folder, metrics="leep", **OPTIONS)) == values(expected)
     np.save(target / "logits" / "0.npy", np.full((12, 16, 20), np.nan, np.float32))
@@ -106,7 +108,7 @@ def test_class_scores_are_read_where_a_metric_reads_them(paths, tmp_path):
 
 @pytest.mark.parametrize("metric", ["otce", "jc_otce"])
 def test_a_source_is_needed(paths, metric):
-    with pytest.raises(ValueError, match=f"{metric} compares two data sets: a source is needed beside the target"):
+    with pytest.raises(ValueError, match=f"{metric} compares two data sets: give source"):
         score_folder(paths[0], metrics=("logme", metric), **BOTH_SIDES)
 
 
@@ -138,6 +140,13 @@ def test_misspelt_options_name_what_was_called(paths, annotations_unchecked):
         score_folder(paths[0], num_pixels=10)
 
 
+def test_what_is_no_folder_is_named(annotations_unchecked):
+    with pytest.raises(ValueError, match=r"^5 is not the path of a folder$"):
+        score_folder(5)
+    with pytest.raises(ValueError, match=r"^None is not the path of a folder$"):
+        FeatureFolder(None)
+
+
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"none/final is not a folder"):
         score_folder(tmp_path / "none", **OPTIONS)
@@ -160,16 +169,17 @@ def labeled_folder(path, *values):
 
 def test_classes_are_counted(tmp_path):
     folder = labeled_folder(tmp_path, [0, 1, 250], [2, 4, 0])
-    assert folder_classes(folder, None, 250, "num_classes") == 5
-    assert folder_classes(folder, 9, 250, "num_classes") == 9
-    with pytest.warns(UserWarning, match=r"has 5 different labels up to 250, taken as 251 classes; if 250 means"):
-        assert folder_classes(folder, None, 255, "num_classes") == 251
+    options = {"target": folder, "source": None, "metrics": [METRICS["logme"]]}
+    assert folder_sides(**options, ignore_index=250)[0].num_classes == 5
+    assert folder_sides(**options, ignore_index=250, num_classes=9)[0].num_classes == 9
+    with pytest.warns(UserWarning, match=r"has 5 different labels up to 250, taken as 251 .* otherwise num_classes$"):
+        assert folder_sides(**options)[0].num_classes == 251
 
 
 def test_many_labels_that_are_missing_are_told(paths):
     message = (
         rf"^{paths[0]} has \d different labels up to 250, taken as 251 classes; if 250 means 'ignore', give"
-        " ignore_index=250, otherwise num_classes$"
+        " ignore_index, otherwise num_classes$"
     )
     with pytest.warns(UserWarning, match=message):
         scores = score_folder(paths[0], metrics="hscore")

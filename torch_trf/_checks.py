@@ -1,5 +1,6 @@
 """What is asked of options, and of scores before they are given out as numbers."""
 
+from numbers import Integral
 from typing import Any, get_args
 
 from jaxtyping import Float64
@@ -23,7 +24,7 @@ def require_choice(name: str, value: object, choices: Any) -> None:
 
 
 def require_at_least(least: int, **options: int | None) -> None:
-    """Raises where an option that is given is less than it may be.
+    """Raises where an option that is given is no whole number, or less than it may be.
 
     Raises:
         ValueError: with the option's name and its value.
@@ -34,6 +35,8 @@ def require_at_least(least: int, **options: int | None) -> None:
         ValueError: num_classes must be at least 1, not 0
     """
     for name, value in options.items():
+        if value is not None and not isinstance(value, Integral):
+            raise ValueError(f"{name} must be a whole number, not {value!r}")
         if value is not None and value < least:
             raise ValueError(f"{name} must be at least {least}, not {value}")
 

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 
 ClassPath = str | dict[str, Any]
+MOST_NAMED = 20  # in an error
 Makers = Mapping[str, Callable[..., Any]]
 
 
 def instantiate(what: ClassPath, named: Makers | None = None) -> Any:
-    """What a path and its arguments make; arguments may be such, too.
+    """Makes what a path names; arguments that are paths with arguments are made first.
 
     Args:
         what: the path of a class or function, or `{"class_path": ..., "init_args": {...}}`. A path without a dot is a
@@ -31,8 +32,8 @@ def instantiate(what: ClassPath, named: Makers | None = None) -> Any:
     named = named or {}
     make = named.get(path)
     if make is None and "." not in path:
-        near = difflib.get_close_matches(path, named, n=5) or named
-        raise ValueError(f"{path!r} is none of {', '.join(near)}, nor the dotted path of a class")
+        near = list(named) if len(named) <= MOST_NAMED else [*difflib.get_close_matches(path, named), "others"]
+        raise ValueError(f"{path!r} is none of {', '.join(near) or 'no names'}, nor the dotted path of a class")
     try:
         make = make or _imported(path)
         return make(**{name: _argument(value, named) for name, value in arguments.items()})

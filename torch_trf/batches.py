@@ -27,12 +27,14 @@ def as_pixels(batches: Batches, stream: int = 0) -> Iterator[Pixels]:
     """Batches as pixels, checked; those that come as tensors are numbered through, as pixels of this stream.
 
     Raises:
-        ValueError: as `pixels.as_images`.
+        ValueError: as `pixels.as_images`, or a batch that is none.
     """
     offset = 0
     for batch in batches:
         if isinstance(batch, Pixels):
             yield batch
+        elif not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
+            raise ValueError(f"a batch is a {type(batch).__name__}, expected (features, labels) or with logits behind")
         else:
             pixels = Pixels.of(*batch, stream=stream, offset=offset)
             yield pixels
@@ -46,7 +48,7 @@ def accumulate(
 
     Args:
         groups: batches, as many at a time as are looked at together.
-        builds: how each statistic is had of a batch.
+        builds: what builds each statistic from a batch.
         device: where to compute; where the pixels are by default.
 
     Raises:
@@ -103,18 +105,18 @@ class Reader:
         self._begun = chain([first], stream)
         return first
 
-    def read(self, progress: str = "") -> Generator[Pixels, None, None]:
+    def read(self, title: str = "") -> Generator[Pixels, None, None]:
         """The batches of the next pass.
 
         Args:
-            progress: what a progress bar is labeled with; none by default.
+            title: of a progress bar; none by default.
 
         Raises:
             ValueError: another number of images than in the pass before.
         """
         stream, self._begun = self._begun or as_pixels(self._data, self._stream), None
         images = 0
-        for pixels in tqdm(stream, progress, self.length, unit="batch", disable=not progress):
+        for pixels in tqdm(stream, title, self.length, unit="batch", disable=not title):
             images += len(pixels.labels)
             yield pixels
         if self._images not in (None, images):
@@ -142,7 +144,7 @@ class Reader:
         return self.first()
 
     def images(self) -> int:
-        """How many images there are; reads them all where that is not known."""
+        """How many images there are: reads them all where that is not known; of an iterator 1, until it was read."""
         if isinstance(self._data, FeatureFolder):
             return len(self._data)
         if self._images is None and not self.once:

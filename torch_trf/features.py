@@ -1,5 +1,6 @@
 """Folders of extracted features, in the layout of the published code."""
 
+import os
 import random
 import re
 from collections.abc import Iterator
@@ -30,8 +31,9 @@ class FeatureFolder:
             published layout holds class scores in `final`, which `logits="final"` says.
 
     Raises:
-        ValueError: a folder that is missing or empty, a file without its partner, a file that is no .npy array, is cut
-            off or pickled, a wrong rank or type, or grids or channels that differ; the message names the file.
+        ValueError: what is no path, a folder that is missing or empty, a file without its partner, a file that is no
+            .npy array, is cut off or pickled, a wrong rank or type, or grids or channels that differ; the message names
+            the file.
 
     Example:
         >>> import tempfile
@@ -51,6 +53,8 @@ class FeatureFolder:
         labels: str = "label",
         logits: str | None = None,
     ) -> None:
+        if not isinstance(path, str | os.PathLike):
+            raise ValueError(f"{path!r} is not the path of a folder")
         self.path = Path(path)
         subfolders = dict.fromkeys(name for name in (features, labels, logits) if name is not None)
         partners = {name: _array_files(self.path / name) for name in subfolders}
@@ -106,11 +110,11 @@ class FeatureFolder:
     def rows(self, rows: slice) -> Iterator[Pixels]:
         """The same rows of every image; no others are read."""
         for stream, name in zip(self._streams, self.names, strict=True):
-            features = _read(self._features[name], rows).unsqueeze(0)
+            features = _tensor(self._features[name], rows).unsqueeze(0)
             logits = None
             if self._logits is not None:
-                logits = features if self._logits is self._features else _read(self._logits[name], rows).unsqueeze(0)
-            labels = _read(self._labels[name], rows).unsqueeze(0)
+                logits = features if self._logits is self._features else _tensor(self._logits[name], rows).unsqueeze(0)
+            labels = _tensor(self._labels[name], rows).unsqueeze(0)
             yield Pixels(features, labels, logits, stream=stream, name=str(self._features[name]))
 
     def image_size(self) -> tuple[int, int]:
@@ -119,9 +123,9 @@ class FeatureFolder:
         Raises:
             ValueError: images of different sizes, with the file.
         """
-        first = _open(self._labels[self.names[0]])
+        first = _array(self._labels[self.names[0]])
         for name in self.names:
-            labels = _open(self._labels[name])
+            labels = _array(self._labels[name])
             if labels.shape != first.shape:
                 expected = f"{_size(first)}: a map needs images of one size"
                 raise ValueError(f"{self._labels[name]} has {_size(labels)} pixels, the first image {expected}")
@@ -131,7 +135,7 @@ class FeatureFolder:
         """How many pixels carry each label, `ignore_index` left out; reads all labels and no features."""
         counts: dict[int, int] = {}
         for name in self.names:
-            values, number = np.unique(_read(self._labels[name]).numpy(), return_counts=True)
+            values, number = np.unique(_tensor(self._labels[name]).numpy(), return_counts=True)
             for value, count in zip(values.tolist(), number.tolist(), strict=True):
                 if value != ignore_index:
                     counts[value] = counts.get(value, 0) + count
@@ -140,13 +144,13 @@ class FeatureFolder:
     def _check_headers(self, of_channels: list[dict[str, Path]]) -> None:
         channels: dict[Path, int] = {}  # of the first file of each subfolder
         for name in self.names:
-            labels = _open(self._labels[name])
+            labels = _array(self._labels[name])
             if labels.ndim != 2 or labels.dtype.kind not in "iu":
-                raise _wrong(self._labels[name], "integer labels [H, W]", labels)
+                raise _format_error(self._labels[name], "integer labels [H, W]", labels)
             for files in of_channels:
-                features = _open(files[name])
+                features = _array(files[name])
                 if features.ndim != 3 or features.dtype.kind != "f" or features.dtype.itemsize > 8:
-                    raise _wrong(files[name], "float16, float32 or float64 features [D, H, W]", features)
+                    raise _format_error(files[name], "float16, float32 or float64 features [D, H, W]", features)
                 if features.shape[1:] != labels.shape:
                     grids = f"a grid of {_size(features)}, its labels {self._labels[name]} one of {_size(labels)}"
                     raise ValueError(f"{files[name]} has {grids}")
@@ -190,21 +194,21 @@ def _natural(name: str) -> list[tuple[bool, int, str]]:
     return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
 
 
-def _open(path: Path) -> np.ndarray:
+def _array(path: Path) -> np.ndarray:
     try:
         return np.lib.format.open_memmap(path, mode="r")  # reads no pickle and no archive
     except Exception as error:  # a damaged header fails in many ways
         raise ValueError(f"{path} is not a whole .npy array of numbers: {error}") from error
 
 
-def _read(path: Path, rows: slice = slice(None)) -> torch.Tensor:
-    array = _open(path)[..., rows, :]
+def _tensor(path: Path, rows: slice = slice(None)) -> torch.Tensor:
+    array = _array(path)[..., rows, :]
     if array.dtype.kind in "iu" and array.dtype not in (np.uint8, np.int32):
         array = array.astype(np.int64)
     return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
 
 
-def _wrong(path: Path, expected: str, array: np.ndarray) -> ValueError:
+def _format_error(path: Path, expected: str, array: np.ndarray) -> ValueError:
     return ValueError(f"{path} holds {array.dtype} {list(array.shape)}, expected {expected}")
 
 

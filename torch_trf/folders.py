@@ -1,7 +1,8 @@
 """Scores of folders of extracted features: what the command `torch-trf score` does."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import distributed
@@ -66,18 +67,94 @@ def score_folder(
         48
     """
     metrics = as_metrics(metrics)
-    target = open_folder(target, metrics)
-    scorer_source = None
-    if coupled := [metric for metric in metrics if metric.needs_source]:
-        if source is None:
-            raise ValueError(f"{coupled[0].name} compares two data sets: a source is needed beside the target")
-        source = open_folder(source, coupled, num_images=num_source_images, seed=sampling.seed)
-        num_source_classes = folder_classes(source, num_source_classes, ignore_index, "num_source_classes")
-        scorer_source = rank_part(source)
-    scorer = Scorer(
-        metrics=metrics,
-        num_classes=folder_classes(target, num_classes, ignore_index, "num_classes"),
+    sides = folder_sides(
+        target,
+        source,
+        metrics,
+        num_classes=num_classes,
         num_source_classes=num_source_classes,
+        num_source_images=num_source_images,
+        ignore_index=ignore_index,
+        seed=sampling.seed,
+    )
+    return score_sides(
+        *sides,
+        metrics=metrics,
+        ignore_index=ignore_index,
+        sampling=sampling,
+        solver=solver,
+        device=device,
+        progress=progress,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """A data set that is compared, target or source, and how many classes it has."""
+
+    folder: FeatureFolder
+    num_classes: int
+
+    def __str__(self) -> str:
+        return f"{self.folder.path}: {len(self.folder)} images, {self.num_classes} classes"
+
+
+def folder_sides(
+    target: Folder,
+    source: Folder | None,
+    metrics: Sequence[TransferabilityMetric],
+    *,
+    num_classes: int | None = None,
+    num_source_classes: int | None = None,
+    num_source_images: int | None = None,
+    ignore_index: int = 255,
+    seed: int = 0,
+    **subfolders: str,
+) -> tuple[Side, Side | None]:
+    """The target and, where a metric compares two data sets, the source; class scores where a metric reads them.
+
+    Args:
+        target: as for `score_folder`.
+        source: as for `score_folder`.
+        metrics: which are asked for.
+        num_classes: as for `score_folder`.
+        num_source_classes: as for `score_folder`.
+        num_source_images: as for `score_folder`.
+        ignore_index: as for `score_folder`.
+        seed: by which source images are drawn.
+        **subfolders: features, labels and logits of what is given as a path, as for `FeatureFolder`.
+
+    Raises:
+        ValueError: as `FeatureFolder`, class scores or a source that are missing, or no labeled pixel.
+    """
+    coupled = [metric for metric in metrics if metric.needs_source]
+    if coupled and source is None:
+        raise ValueError(f"{coupled[0].name} compares two data sets: give source, or --source DIR")
+    folder = _feature_folder(target, metrics, subfolders)
+    num_classes = _num_classes(folder, num_classes, ignore_index, "num_classes")
+    if source is None or not coupled:
+        return Side(folder, num_classes), None
+    other = _feature_folder(source, coupled, subfolders).draw(num_source_images, seed)
+    num_source_classes = _num_classes(other, num_source_classes, ignore_index, "num_source_classes")
+    return Side(folder, num_classes), Side(other, num_source_classes)
+
+
+def score_sides(
+    target: Side,
+    source: Side | None,
+    *,
+    metrics: Sequence[TransferabilityMetric],
+    ignore_index: int,
+    sampling: Sampling,
+    solver: SolverLike,
+    device: torch.device | str | None,
+    progress: bool,
+) -> dict[str, Score]:
+    """The scores of what `folder_sides` gave; arguments, result and errors as for `score_folder`."""
+    scorer = Scorer(
+        metrics=tuple(metrics),
+        num_classes=target.num_classes,
+        num_source_classes=None if source is None else source.num_classes,
         ignore_index=ignore_index,
         sampling=sampling,
         solver=solver,
@@ -85,45 +162,33 @@ def score_folder(
         all_ranks=distributed.is_initialized(),
         progress=progress and rank() == 0,
     )
-    statistics = scorer.collect(rank_part(target), source=scorer_source)
+    statistics = scorer.collect(
+        _part_of_rank(target.folder), source=None if source is None else _part_of_rank(source.folder)
+    )
     return scorer.scores(statistics) if rank() == 0 else {}
 
 
-def open_folder(
-    folder: Folder, metrics: Sequence[TransferabilityMetric], *, num_images: int | None = None, seed: int = 0
+def _feature_folder(
+    folder: Folder, metrics: Sequence[TransferabilityMetric], subfolders: Mapping[str, str]
 ) -> FeatureFolder:
-    """A folder, whose class scores are read where a metric reads them.
-
-    Raises:
-        ValueError: as `FeatureFolder`, or class scores that are missing.
-    """
-    if not isinstance(folder, FeatureFolder):
-        folder = FeatureFolder(folder)
-    folder = folder.draw(num_images, seed)
+    """A folder, whose class scores are read where a metric reads them."""
     readers = [metric.name for metric in metrics if metric.reads == "logits"]
-    if readers and not folder.has_logits:
+    has_logits = folder.has_logits if isinstance(folder, FeatureFolder) else "logits" in subfolders
+    if readers and not has_logits:
         raise ValueError(
-            f"{readers[0]} reads the source model's class scores: say in which subfolder of {folder.path} they are, as"
-            ' logits="logits", or logits="final" where the files in final are class scores'
+            f"{readers[0]} reads the source model's class scores: say in which subfolder they are, by --logits NAME or"
+            ' FeatureFolder(path, logits="NAME"); it is "final" where the files in final are class scores'
         )
-    return folder if readers else folder.without_logits()
+    if isinstance(folder, FeatureFolder):
+        return folder if readers else folder.without_logits()
+    return FeatureFolder(folder, **{name: of for name, of in subfolders.items() if readers or name != "logits"})
 
 
-def folder_classes(folder: FeatureFolder, num_classes: int | None, ignore_index: int, option: str) -> int:
-    """The number of classes: as given, or the largest label plus one; reads all labels.
-
-    Args:
-        folder: of all ranks.
-        num_classes: what was given.
-        ignore_index: label of the pixels to leave out.
-        option: what warnings call it.
-
-    Raises:
-        ValueError: no labeled pixel.
-    """
+def _num_classes(folder: FeatureFolder, num_classes: int | None, ignore_index: int, option: str) -> int:
+    """The number of classes: as given, or the largest label plus one of all ranks; reads all labels."""
     if num_classes is not None:
         return num_classes
-    labels = sorted(rank_part(folder).class_counts(ignore_index))
+    labels = sorted(_part_of_rank(folder).class_counts(ignore_index))
     if distributed.is_initialized():
         labels = sorted({label for labels in gathered_objects(labels, None) for label in labels})
     if not labels:
@@ -131,12 +196,12 @@ def folder_classes(folder: FeatureFolder, num_classes: int | None, ignore_index:
     if labels[-1] >= 2 * len(labels):
         warnings.warn(
             f"{folder.path} has {len(labels)} different labels up to {labels[-1]}, taken as {labels[-1] + 1} classes;"
-            f" if {labels[-1]} means 'ignore', give ignore_index={labels[-1]}, otherwise {option}",
-            stacklevel=3,
+            f" if {labels[-1]} means 'ignore', give ignore_index, otherwise {option}",
+            stacklevel=4,
         )
     return max(labels[-1] + 1, 1)
 
 
-def rank_part(folder: FeatureFolder) -> FeatureFolder:
+def _part_of_rank(folder: FeatureFolder) -> FeatureFolder:
     """The images that this process reads; all of them where it is alone."""
     return folder.part(rank(), distributed.get_world_size()) if distributed.is_initialized() else folder

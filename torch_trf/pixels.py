@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from operator import itemgetter
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int64, Integer
@@ -16,6 +16,7 @@ from ._ops import LARGEST_INT64, Size
 
 GridName = Literal["features", "labels"]
 Pool = Literal["dataset", "image"]
+T = TypeVar("T")
 
 MOST_PREFIX_TOKENS = 5  # class token and registers before those of the image
 LARGEST_KEY = LARGEST_INT64  # sorts last: the key of a pixel that may not be drawn
@@ -243,6 +244,17 @@ def pools_images(pool: Pool) -> bool:
     """
     require_choice("pool", pool, Pool)
     return pool == "dataset"
+
+
+def class_scores(features: T, logits: T | None, features_are_logits: bool) -> T | None:
+    """The class scores among features and logits, or the layers that give them; None where there are none.
+
+    Raises:
+        ValueError: logits beside features that are class scores.
+    """
+    if features_are_logits and logits is not None:
+        raise ValueError("features_are_logits=True: the features are the class scores, and others were given")
+    return features if features_are_logits else logits
 
 
 def count_classes(labels: Integer[Tensor, "..."], num_classes: int | None, ignore_index: int) -> int:

@@ -1,6 +1,7 @@
 """Which pixels are drawn: how many, how often, from where, by which seed."""
 
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -21,8 +22,8 @@ class Sampling:
     """How pixels are drawn, without replacement; which ones does not depend on batches, files or processes.
 
     Args:
-        num_pixels: how many are drawn for every metric; by default every metric takes all pixels but those that
-            compare pixels with one another (OTCE, JC-OTCE, kNN), which draw 10,000.
+        num_pixels: how many are drawn for every metric; by default metrics that compare pixels with one another draw
+            10,000, and all others take all pixels.
         num_repeats: how many independent samples are drawn and scored.
         strategy: which pixels may be drawn: all labeled ones ("uniform"), equally many of each class ("per_class",
             num_pixels // K each), or those near a change of label ("boundary").
@@ -65,8 +66,30 @@ class Sampling:
         if self.strategy != "per_class":
             return self.size
         if self.size < num_classes:
-            raise ValueError(f"num_pixels={self.num_pixels} is less than a pixel for each of {num_classes} classes")
+            raise ValueError(f"num_pixels={self.size} is less than a pixel for each of {num_classes} classes")
         return self.size // num_classes
+
+    @property
+    def of_source(self) -> "Sampling":
+        """How pixels of the source data set are drawn: independently of those of a target on the same grid."""
+        return replace(self, seed=~self.seed)
+
+    def warn_if_fewer(self, sample: PixelSample, side: str, num_classes: int) -> None:
+        """Warns where a sample has fewer pixels than were asked for.
+
+        Args:
+            sample: of all pixels, its groups joined.
+            side: "target" or "source".
+            num_classes: of that side.
+        """
+        count, of_class = int(sample.count.min()), self.class_size(num_classes)
+        if self.num_pixels is not None and 0 < count < sample.size:
+            limit = "" if of_class == self.size else f", at most {of_class:,} of each class"
+            warnings.warn(
+                f"{side}: {self.strategy} sampling finds {count:,} of the {self.size:,} pixels asked for{limit}; all of"
+                " them are used",
+                stacklevel=4,
+            )
 
     def draw(
         self, tensor: Float[Tensor, "B D H W"], pixels: Pixels, *, num_classes: int, ignore_index: int = 255

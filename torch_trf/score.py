@@ -1,8 +1,7 @@
 """Scores over a stream of pixels: one read serves every metric that is asked for."""
 
 import math
-import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -14,7 +13,7 @@ from torch import Tensor
 from ._checks import require_at_least, require_finite
 from ._collectives import rank
 from .batches import Batches, Build, Reader, Source, accumulate
-from .metrics import CoupledMetric, Look, MetricLike, TensorName, TransferabilityMetric, as_metrics
+from .metrics import DEFAULT_METRICS, CoupledMetric, Look, MetricLike, TensorName, TransferabilityMetric, as_metrics
 from .pixels import Pixels
 from .sampling import Sampling
 from .statistics import PixelSample, Statistic, all_reduce
@@ -39,7 +38,8 @@ class Score:
         unit: of the score.
         standard_error: of a score whose last look was at a sample of a stream; None where it is exact.
         coupling: of a metric that couples source and target, the coupling of each repeat.
-        by_class: scores by class, averaged over the repeats, of a metric that has them; None of a class without pixels.
+        by_class: scores by class, averaged over the repeats; None of a class without pixels. Of a metric that is a mean
+            over classes, and, where pixels are drawn, of one that is a mean over pixels.
     """
 
     score: float
@@ -98,7 +98,7 @@ class Scorer:
         128
     """
 
-    metrics: MetricLike | tuple[MetricLike, ...] | list[MetricLike]
+    metrics: MetricLike | Sequence[MetricLike] = DEFAULT_METRICS
     num_classes: int
     num_source_classes: int | None = None
     ignore_index: int = 255
@@ -115,6 +115,8 @@ class Scorer:
         object.__setattr__(self, "solver", as_solver(self.solver))
         require_at_least(1, num_classes=self.num_classes, num_source_classes=self.num_source_classes)
         require_at_least(1, stream_pixels=self.stream_pixels)
+        if not isinstance(self.sampling, Sampling):
+            raise ValueError(f"sampling must be a Sampling(...), not {self.sampling!r}")
         self.sampling.class_size(self.num_classes)  # raises
         if self.coupled and self.num_source_classes is None:
             raise ValueError(f"{self.coupled[0].name} needs num_source_classes")
@@ -158,6 +160,7 @@ class Scorer:
             statistics |= self._pass(reader, builds, "target again")
         if self.coupled and source is not None:
             statistics[SOURCE_SAMPLE] = self.source_sample(source)
+        self.warn_if_fewer(statistics)
         return statistics
 
     def statistics(self, pixels: Pixels) -> dict[str, Statistic]:
@@ -199,15 +202,14 @@ class Scorer:
             ValueError: pixels that are bad or missing.
             ConvergenceError: as for a call.
         """
-        joined = {name: statistic.join_groups() for name, statistic in statistics.items()}
-        for name, statistic in joined.items():
-            side = "source" if name == SOURCE_SAMPLE else "target"
-            num_classes = self._source_classes if side == "source" else self.num_classes
-            statistic.require_pixels(num_classes, self.ignore_index)
-            if self.sampling.num_pixels is not None:
-                self.warn_if_fewer(cast(PixelSample, statistic), side, num_classes)
+        target = {name: statistic.join_groups() for name, statistic in statistics.items()}
+        source = target.pop(SOURCE_SAMPLE, None)
+        if source is not None:
+            source.require_pixels(self._source_classes, self.ignore_index)
+        for statistic in target.values():
+            statistic.require_pixels(self.num_classes, self.ignore_index)
         looks: dict[str, Statistic] = {}  # at samples, which metrics share
-        return {metric.name: self._score(metric, joined, looks) for metric in self._metrics}
+        return {metric.name: self._score(metric, target, source, looks) for metric in self._metrics}
 
     def source_sample(self, source: Source) -> PixelSample:
         """The pixels of the source data set with which those of the target are coupled.
@@ -217,38 +219,18 @@ class Scorer:
         """
         if isinstance(source, Statistic):  # a sample that was drawn before
             return source if source.batch_shape else source[None]
-        of_source = self.of_source
-        name = sample_name("features")
-        return cast(PixelSample, self._pass(of_source._reader(source), {name: of_source.sample}, "source")[name])
+        name, reads, sampling = SOURCE_SAMPLE, self.coupled[0].reads, self.sampling.of_source
+        build = partial(self._draw, reads=reads, sampling=sampling, num_classes=self._source_classes)
+        return cast(PixelSample, self._pass(self._reader(source), {name: build}, "source")[name])
 
-    @property
-    def of_source(self) -> "Scorer":
-        """The scorer that draws pixels of the source data set."""
-        # The complement of the seed draws the source independently of a target on the same grid.
-        return replace(
-            self, num_classes=self._source_classes, sampling=replace(self.sampling, seed=~self.sampling.seed)
-        )
-
-    def sample(self, pixels: Pixels, reads: TensorName = "features") -> PixelSample:
-        """The pixels that are drawn from a batch, with its features or logits; those of several batches add up.
-
-        Raises:
-            ValueError: labels outside the classes, or features that are NaN or infinite.
-        """
-        tensor = Look(PixelSample, reads).read(pixels)  # raises where there are no logits
-        return self.sampling.draw(tensor, pixels, num_classes=self.num_classes, ignore_index=self.ignore_index)
-
-    def warn_if_fewer(self, sample: PixelSample, side: str, num_classes: int) -> None:
-        """Warns where fewer pixels could be drawn than were asked for."""
-        count = int(sample.count.min())
-        if count < sample.size:
-            of_class = self.sampling.class_size(num_classes)
-            limit = "" if of_class == self.sampling.size else f", at most {of_class:,} of each class"
-            warnings.warn(
-                f"{side}: {self.sampling.strategy} sampling finds {count:,} of the {self.sampling.size:,} pixels asked"
-                f" for{limit}; all of them are used",
-                stacklevel=4,
-            )
+    def warn_if_fewer(self, statistics: Mapping[str, Statistic]) -> None:
+        """Warns where fewer pixels were drawn than asked for; `statistics` as for `scores`."""
+        if self.sampling.num_pixels is not None:  # all of them are samples, those of the target alike
+            target = {name: statistic.join_groups() for name, statistic in statistics.items()}
+            source = target.pop(SOURCE_SAMPLE, None)
+            self.sampling.warn_if_fewer(cast(PixelSample, next(iter(target.values()))), "target", self.num_classes)
+            if source is not None:
+                self.sampling.warn_if_fewer(cast(PixelSample, source), "source", self._source_classes)
 
     @property
     def coupled(self) -> list[CoupledMetric]:
@@ -260,30 +242,34 @@ class Scorer:
         return self.sampling.num_pixels is not None or metric.draws
 
     def _builds(self, *, once: bool) -> dict[str, Build]:
-        """What must be known of pixels before any second look, by name, and how it is had of a batch.
+        """What builds, from a batch, the statistics that must be known before any second look, by their names.
 
         Args:
             once: whether the pixels are seen only once, so that a sample of them is kept for second looks.
         """
         builds: dict[str, Build] = {}
+        for_second_look = Sampling(num_pixels=self.stream_pixels, seed=self.sampling.seed)  # stand for all of a stream
         for metric in self._metrics:
             if self._draws(metric):
-                builds[sample_name(metric.reads)] = partial(self.sample, reads=metric.reads)
+                builds[sample_name(metric.reads)] = partial(self._draw, reads=metric.reads, sampling=self.sampling)
             else:
                 builds[metric.look_names[0]] = self._build(metric, 0, None)
                 if once and len(metric.looks) > 1:
-                    builds[_again_name(metric)] = partial(self._for_second_look.sample, reads=metric.reads)
+                    builds[_again_name(metric)] = partial(self._draw, reads=metric.reads, sampling=for_second_look)
         return builds
 
     def _build(self, metric: TransferabilityMetric, depth: int, before: Statistic | None) -> Build:
-        """How a metric's look is had of a batch."""
+        """What builds the statistic of a metric's look from a batch."""
         look = metric.looks[depth]
         return partial(look, before=before, num_classes=self.num_classes, ignore_index=self.ignore_index)
 
-    @property
-    def _for_second_look(self) -> "Scorer":
-        """The scorer that draws pixels which stand for all of a stream."""
-        return replace(self, sampling=Sampling(num_pixels=self.stream_pixels, seed=self.sampling.seed))
+    def _draw(
+        self, pixels: Pixels, *, reads: TensorName, sampling: Sampling, num_classes: int | None = None
+    ) -> PixelSample:
+        """The pixels that are drawn from a batch, with its features or logits."""
+        tensor = Look(PixelSample, reads).read(pixels)  # raises where there are no logits
+        classes = num_classes or self.num_classes
+        return sampling.draw(tensor, pixels, num_classes=classes, ignore_index=self.ignore_index)
 
     def _reader(self, batches: Batches) -> Reader:
         return Reader(batches, stream=rank() if self.all_ranks else 0)
@@ -299,7 +285,11 @@ class Scorer:
         return statistics
 
     def _score(
-        self, metric: TransferabilityMetric, statistics: Mapping[str, Statistic], looks: dict[str, Statistic]
+        self,
+        metric: TransferabilityMetric,
+        statistics: Mapping[str, Statistic],
+        source: Statistic | None,
+        looks: dict[str, Statistic],
     ) -> Score:
         """A metric's score; `looks` keeps what metrics share of looks at samples."""
         last, error, parts = metric.look_names[-1], None, None
@@ -318,7 +308,7 @@ class Scorer:
         metric.require_enough(statistic)
         coupling = None
         if isinstance(metric, CoupledMetric):
-            coupling = self._couple(metric, cast(PixelSample, statistic), statistics)
+            coupling = self._couple(metric, cast(PixelSample, statistic), cast(PixelSample | None, source))
         if metric.mean_over == "classes":
             parts = metric.by_class(statistic)
             scores = parts.nanmean(-1)
@@ -348,11 +338,10 @@ class Scorer:
             statistic = looks[name]
         return statistic, before
 
-    def _couple(self, metric: CoupledMetric, target: PixelSample, statistics: Mapping[str, Statistic]) -> Coupling:
-        if SOURCE_SAMPLE not in statistics:
+    def _couple(self, metric: CoupledMetric, target: PixelSample, source: PixelSample | None) -> Coupling:
+        if source is None:
             raise ValueError(f"{metric.name} compares two data sets: a source is needed beside the target")
-        sample = cast(PixelSample, statistics[SOURCE_SAMPLE])
-        source = cast(PixelSample, metric.looks[0].at_sample(sample, num_classes=self._source_classes))
+        source = cast(PixelSample, metric.looks[0].at_sample(source, num_classes=self._source_classes))
         return metric.couple_pixels(
             target.features,
             target.labels,

@@ -2,13 +2,15 @@
 
 import copy
 import pickle
-from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
+from dataclasses import FrozenInstanceError, dataclass, fields, is_dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+import torch
 
 import torch_trf
-from torch_trf import metrics
+from torch_trf import Sampling, Scorer, metrics
 from torch_trf.metrics import (
     DEFAULT_METRICS,
     KNN,
@@ -16,6 +18,7 @@ from torch_trf.metrics import (
     NCE,
     CoupledMetric,
     LogME,
+    Look,
     TransferabilityMetric,
     as_metric,
     as_metrics,
@@ -143,10 +146,10 @@ def test_a_single_metric_is_one_of_one():
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ("lepe", "'lepe' is none of leep"),
+        ("lepe", "'lepe' is none of .*leep"),
         ("", f"'' is none of {', '.join(METRICS)}"),
         ("torch_trf.metrics.Nowhere", "has no attribute 'Nowhere'"),
-        ("torch.nn.ReLU", "metrics: torch.nn.ReLU makes a ReLU, not a TransferabilityMetric"),
+        ("torch.nn.ReLU", "metric: torch.nn.ReLU makes a ReLU, not a TransferabilityMetric"),
         (
             {"class_path": "knn", "init_args": {"neighbors": 0}},
             "knn cannot be made: neighbors must be at least 1, not 0",
@@ -213,3 +216,86 @@ def test_scores_by_class_are_of_metrics_that_are_means_over_classes():
         if metric.mean_over != "classes":
             with pytest.raises(NotImplementedError, match=f"{metric.name} is no mean over classes"):
                 metric.by_class(None)
+
+
+def _sums(name, power):
+    """A statistic of this name, and a metric on it: the mean of a power of the features."""
+
+    @dataclass(frozen=True, slots=True, eq=False)
+    class Sums(Statistic):
+        total: torch.Tensor
+        pixels: torch.Tensor
+
+        @classmethod
+        def from_images(cls, images, labels, **options):
+            features, one_hot, faults = cls.cells(images, labels, **options)
+            return cls((features**power).sum((-2, -1)), one_hot.sum((-2, -1)), faults=faults)
+
+        @property
+        def batch_shape(self):
+            return self.total.shape
+
+        @property
+        def count(self):
+            return self.pixels.to(torch.int64)
+
+        @classmethod
+        def numbers(cls, channels, num_classes, pixels):
+            return 2
+
+    @dataclass(frozen=True, kw_only=True)
+    class Mean(TransferabilityMetric):
+        unit: ClassVar = "none"
+        mean_over: ClassVar = "pixels"
+
+        @property
+        def looks(self):
+            return (Look(Sums),)
+
+        def score(self, sums):
+            return sums.total / sums.pixels
+
+    Mean.name = name
+    return Mean()
+
+
+def test_statistics_of_one_name_that_are_not_the_same_are_an_error():
+    with pytest.raises(
+        ValueError, match=r"other: two statistics that are not the same are called '.*Sums\(features\)'"
+    ):
+        as_metrics([_sums("one", 1), _sums("other", 2)])
+
+
+def test_a_statistic_of_ones_own_may_be_called_as_one_of_the_package(device):
+    own = _sums("own", 2)
+    own.looks[0].statistic.__name__ = "Moments"
+    features, labels = random_images(2, 3, 8, 8, device=device, dtype=torch.float64)
+    scores = Scorer(metrics=[own, "logme"], num_classes=4)([(features, labels)])
+    assert scores["own"].score == pytest.approx(own(features, labels).item(), rel=1e-12)
+    assert scores["logme"].score == pytest.approx(LogME()(features, labels).item(), rel=1e-12)
+
+
+def test_a_mean_over_pixels_with_a_single_look_has_scores_by_class(device):
+    features, labels = random_images(2, 3, 8, 8, device=device, dtype=torch.float64)
+    score = Scorer(metrics=_sums("mean", 1), num_classes=4, sampling=Sampling(num_pixels=60))([(features, labels)])[
+        "mean"
+    ]
+    pixels = Pixels.of(features, labels)
+    (sample,) = Sampling(num_pixels=60).draw(pixels.features, pixels, num_classes=4)
+    for k, value in enumerate(score.by_class):
+        assert value == pytest.approx(sample.features[sample.labels == k].sum(-1).mean().item(), rel=1e-9)
+
+
+def test_a_source_without_couplings_is_an_error():
+    @dataclass(frozen=True, kw_only=True)
+    class Needy(LogME):
+        needs_source: ClassVar = True
+
+    with pytest.raises(ValueError, match="logme needs a source, which is what a CoupledMetric has"):
+        as_metric(Needy())
+
+
+@pytest.mark.usefixtures("annotations_unchecked")
+def test_a_class_instead_of_an_object_is_an_error():
+    with pytest.raises(ValueError, match=r"metrics: LogME is a class: give an object, LogME\(\)"):
+        as_metrics(LogME)

@@ -258,11 +258,22 @@ def test_the_map_of_a_long_image(tmp_path):
 
 def test_the_map_is_of_the_image_of_most_classes_wherever_pixels_are(tmp_path):
     ranked = ranker(tmp_path, {"sizes": [[12, 16], *[[60, 88]] * 4]}, metrics=("leep",), sampling={"num_pixels": 3})
-    drawn = ranked._draw(ranked.target, ranked._scorer, "")
+    drawn = ranked._drawn_pixels(ranked.target, ranked.sampling, "target", "")
     assert drawn.shown == 0  # the first of those that show all classes
     assert 0 not in drawn.of_images()
     [result] = ranked([candidate(logits_layer="")]).results
     assert (len(result.map), len(result.map[0])) == (4, 5)
+
+
+def test_fewer_pixels_than_asked_for_are_said_once_of_each_data_set(tmp_path):
+    sources = [LabeledData(dataset=named("Scenes", seed=11, classes=2, count=count), num_classes=3) for count in (2, 3)]
+    candidates = [candidate(name, source=sources[k]) for name, k in (("a", 0), ("b", 0), ("c", 1))]
+    with pytest.warns(UserWarning, match="per_class sampling finds") as warnings:
+        ranker(tmp_path, {"classes": 2}, metrics=("otce", "logme"))(candidates)
+    texts = [str(each.message) for each in warnings]
+    assert [text.split(" finds")[0] for text in texts if " finds" in text] == [
+        f"{side}: per_class sampling" for side in ("target", "source of a", "source of c")
+    ]
 
 
 # What was computed is not computed again.
@@ -374,7 +385,7 @@ CHANGES = {
         "precision was float32, is bfloat16",
     ),
     "logits": (lambda: [candidate(logits_layer="")], {"metrics": ("leep",)}, "logits_layer was None, is "),
-    "map_metric": (lambda: [candidate()], {"map_metric": "logme"}, "map_metric was None, is .*LogME"),
+    "map_metric": (lambda: [candidate()], {"map_metric": "logme"}, "map_metric was None, is .*logme"),
     "seed": (lambda: [candidate()], {"sampling": {"seed": 6}}, ""),
     "num_pixels": (lambda: [candidate()], {"sampling": {"num_pixels": 75}}, ""),
     "num_repeats": (lambda: [candidate()], {"sampling": {"num_repeats": 3}}, ""),
@@ -506,9 +517,7 @@ def test_another_solver_is_said_where_it_couples(tmp_path, passes):
     given = [candidate(source=source)]
     first = ranker(tmp_path, metrics=("otce",))(given)
     passes.clear()
-    with pytest.warns(
-        UserWarning, match=r"^a: scorer\.solver\.class_path was .*Auto, is .*Sinkhorn: it is scored again"
-    ):
+    with pytest.warns(UserWarning, match=r"^a: scorer\.solver\.class_path was auto, is sinkhorn: it is scored again"):
         second = ranker(tmp_path, metrics=("otce",), solver=Sinkhorn(epsilon=0.1))(given)
     with pytest.warns(
         UserWarning, match=r"^a: scorer\.solver\.init_args\.epsilon was 0\.1, is 0\.2: it is scored again"
@@ -727,13 +736,14 @@ def test_a_target_without_labeled_pixels_is_no_failure_of_a_candidate(tmp_path):
     ("options", "message"),
     [
         ({"by": "leep"}, "by: 'leep' is none of the metrics logme, hscore"),
-        ({"metrics": ("logmee",)}, "'logmee' is none of logme"),
+        ({"metrics": ("logmee",)}, "'logmee' is none of "),
         ({"metrics": ()}, "no metric asked for"),
         ({"metrics": ("logme", LogME(softmax=True))}, "two metrics are called 'logme'"),
         ({"solver": "simplex"}, "solver: 'simplex' is none of auto, exact, sinkhorn"),
-        ({"map_metric": "loogme"}, "'loogme' is none of logme"),
+        ({"map_metric": "loogme"}, "'loogme' is none of "),
         ({"map_metric": "knn"}, "map_metric: 'knn' has no map over an image of one data set"),
         ({"map_metric": "otce"}, "map_metric: 'otce' has no map over an image of one data set"),
+        ({"metrics": (type("Other", (LogME,), {"name": "rank"})(),)}, "column of the ranking: 'rank' would be there"),
         ({"sampling": {"num_pixels": 2}}, "num_pixels=2 is less than a pixel for each of 3 classes"),
         ({"sampling": {"num_pixels": None, "num_repeats": 1, "strategy": "uniform"}}, "num_pixels must be a number"),
     ],

@@ -115,6 +115,14 @@ def test_a_row_tells_all_of_a_candidate():
     ]
 
 
+@pytest.mark.parametrize("called", ["rank", "name", "consensus", "logme_std", "logme_rank"])
+def test_no_metric_is_called_as_a_column(called):
+    metric = type("Other", (LogME,), {"name": called})()
+    metrics = {"metrics": (METRICS["logme"], metric), "map_metric": METRICS["leep"]}
+    with pytest.raises(ValueError, match=f"no metric may be called as a column of the ranking: '{called}' would"):
+        Ranking(results=(), by=called, target={}, shown=0, **metrics)
+
+
 def test_files_hold_the_ranking(tmp_path):
     ranked = ranking(result("x, the first", 1.0), FAILED, result('the "y"', 2.5))
     ranked.write(tmp_path)

@@ -197,7 +197,8 @@ def test_candidates_without_a_map_say_why(written):
 
 def test_the_map_is_called_by_its_metric(written):
     text = Page(written()).text
-    assert "Each candidate's leep over one image, in patches of 3 × 3 pixels, given what a first look at all" in text
+    assert "Each candidate's leep over one image, in patches of 3 × 3 pixels, by one scale of colors" in text
+    assert "leep looks at pixels twice: first at the drawn pixels, then at each patch." in text
     assert "leep of a patch, nats; higher is better" in text
     text = Page(written(map_metric=HScore(rcond=0.1))).text
     assert "Each candidate's hscore over one image, in patches of 3 × 3 pixels, by one scale of colors" in text

@@ -47,7 +47,7 @@ def assert_sums_over_the_plan(kernel, problem, source_potential, target_potentia
     columns = plan(problem, source_potential, target_balanced).sum(1)
     assert_close(rows, problem.source_weight, **tolerances)
     assert_close(columns[is_pixel], problem.target_weight[is_pixel], **tolerances)
-    values = torch.randn(1, len(is_pixel[0]), CHANNELS + CLASSES, dtype=torch.float64, device=is_pixel.device)
+    values = torch.rand(1, len(is_pixel[0]), CHANNELS + CLASSES, dtype=torch.float64, device=is_pixel.device)
     product = kernel.plan_times(source_balanced, target_potential, values)
     assert_close(product, plan(problem, source_balanced, target_potential) @ values, **tolerances)
 

@@ -7,9 +7,9 @@ from dataclasses import FrozenInstanceError
 import pytest
 import torch
 
-from torch_trf.transport import Auto, Exact, Sinkhorn, Solver, _auto, as_solver
+from torch_trf.transport import Auto, Exact, Sinkhorn, Solver, as_solver
 
-from .cases import problem_of, random_problem, solve
+from .cases import random_problem, solve
 
 SOLVERS = [Auto(), Exact(), Sinkhorn()]
 every_value = pytest.mark.parametrize("solver", SOLVERS, ids=lambda solver: solver.name)
@@ -113,13 +113,6 @@ def test_auto_chooses_by_device_and_pixels(strict):
     assert Auto(sinkhorn=Sinkhorn(strict=True)).choose(1, torch.device("cuda")).strict
     for solver in (Exact(), sinkhorn):
         assert solver.choose(10_001, torch.device("cpu")) is solver
-
-
-def test_auto_solves_by_what_it_chooses(device, monkeypatch):
-    problem = problem_of([t[None] for t in random_problem(20, 25, device=device)])
-    for most, solver in ((25, "exact" if device.type == "cpu" else "sinkhorn"), (24, "sinkhorn")):
-        monkeypatch.setattr(_auto, "EXACT_PIXELS", most)
-        assert Auto().solve(problem).solver == solver
 
 
 def test_a_solver_of_ones_own(device):

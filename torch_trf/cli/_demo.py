@@ -45,7 +45,7 @@ def demo(options: Namespace) -> None:
         folder = Path(options.output or temporary)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ValueError(f"--output {folder} is not an empty folder: give another one, or remove it")
-        experiment = Experiment(folder, QUICK if options.quick else FULL, options.seed)
+        experiment = Experiment(folder, QUICK if options.quick else FULL, options.seed, progress=True)
         plan = experiment.plan
         print(
             f"{len(plan.sources)} small models learn road scenes, each of another domain: {', '.join(plan.sources)}.\n"
@@ -55,7 +55,7 @@ def demo(options: Namespace) -> None:
         )
         experiment.train()
         command = ["--config", str(folder / "rank.yaml"), "--output", str(folder)]
-        _show("rank", command)
+        _print_command("rank", command)
         if rank_models(rank_parser().parse_args(command)):
             raise ValueError("a model failed in the ranking")
         print(f"\nNow all are fine-tuned on these {plan.labeled_pictures} pictures, in {plan.tuning_steps} steps.")
@@ -63,7 +63,7 @@ def demo(options: Namespace) -> None:
         print(_table(tuned))
         files = [str(folder / name) for name in ("ranking.json", "accuracies.csv")]
         command = [*files, "--output", str(folder / "correlation")]
-        _show("correlate", command)
+        _print_command("correlate", command)
         correlate(correlate_parser().parse_args(command))
         experiment.draw(tuned)
         experiment.extract()
@@ -73,7 +73,7 @@ def demo(options: Namespace) -> None:
             print(f"written to {folder}: scenes.png, accuracies.csv, pictures, features, checkpoints, rank.yaml")
 
 
-def _show(name: str, arguments: list[str]) -> None:
+def _print_command(name: str, arguments: list[str]) -> None:
     print(f"\n$ torch-trf {name} {shlex.join(arguments)}", flush=True)
 
 

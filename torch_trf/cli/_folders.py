@@ -1,8 +1,7 @@
 """Commands over folders of extracted features: score and map."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +11,7 @@ from .._collectives import rank
 from .._files import write_json
 from .._versions import versions
 from ..features import FeatureFolder, natural_files
-from ..folders import folder_classes, score_folder
+from ..folders import Side, folder_sides, score_sides
 from ..maps import Mapper
 from ..metrics import METRICS, TransferabilityMetric, as_metric, as_metrics
 from ..score import Score
@@ -26,6 +25,7 @@ from ._shared import (
     aligned,
     check_output,
     chosen_device,
+    chosen_metrics,
     chosen_sampling,
 )
 
@@ -94,31 +94,19 @@ def _folder_parser(description: str) -> ArgumentParser:
     return parser
 
 
-@dataclass(frozen=True, slots=True)
-class _Side:
-    """A data set that is compared, target or source."""
-
-    folder: FeatureFolder
-    num_classes: int
-
-    def __str__(self) -> str:
-        return f"{self.folder.path}: {len(self.folder)} images, {self.num_classes} classes"
-
-
 def score(options: Namespace) -> None:
     """Scores, prints the table and writes the file."""
     start = time.perf_counter()
     output = None if options.output is None else Path(options.output)
     if output is not None:
         check_output(output)
-    metrics, device = as_metrics(options.metrics), chosen_device(options.device)
+    given, device = chosen_metrics(options), chosen_device(options.device)
+    metrics = as_metrics(given)
     target, source = _sides(options, metrics, options.seed)
-    scores = score_folder(
-        target.folder,
-        source=None if source is None else source.folder,
+    scores = score_sides(
+        target,
+        source,
         metrics=metrics,
-        num_classes=target.num_classes,
-        num_source_classes=None if source is None else source.num_classes,
         ignore_index=options.ignore_index,
         sampling=chosen_sampling(options),
         solver=options.solver,
@@ -132,10 +120,10 @@ def score(options: Namespace) -> None:
     print(_table(scores))
     for name, each in scores.items():
         if each.coupling is not None:
-            print(_trust(name, each.coupling))
+            print(_coupling_line(name, each.coupling))
     print(f"scored in {seconds:.1f} s")
     if output is not None:
-        chosen = {"num_classes": target.num_classes, "device": str(device)}
+        chosen = {"metrics": given, "num_classes": target.num_classes, "device": str(device)}
         if source is not None:
             chosen["num_source_classes"] = source.num_classes
         settings = {name: value for name, value in vars(options).items() if name not in ("config", "output", "debug")}
@@ -164,7 +152,7 @@ def map_(options: Namespace) -> None:
     metric = as_metric(options.metric)
     if options.scale == "exp" and not metric.is_log_likelihood:
         raise ValueError(f"--scale exp is for {' and '.join(_log_likelihoods())}, not for {metric.name}")
-    target, source = _sides(options, [metric])
+    target, source = _sides(options, (metric,))
     pictures = [] if options.images is None else natural_files(options.images)
     if pictures and len(pictures) != len(target.folder):
         counts = f"{len(pictures)} files for {len(target.folder)} images of features"
@@ -182,7 +170,7 @@ def map_(options: Namespace) -> None:
     if options.scale == "exp":
         score_map = score_map.exp()
     rows, columns = score_map.values.shape[-2:]
-    patches = f"patches of {_times(score_map.patch_size)} pixels, stride {_times(score_map.stride)}"
+    patches = f"patches of {_size_text(score_map.patch_size)} pixels, stride {_size_text(score_map.stride)}"
     pooled = " pooled" if options.pool == "dataset" else ""
     title = f"{score_map.name}, {target.folder.path.name}: {len(target.folder)} images{pooled}, {patches}"
     score_map.save(array)
@@ -194,43 +182,32 @@ def map_(options: Namespace) -> None:
         mean, least, largest = (f"{round(x.item(), 6) + 0.0:.6f}" for x in (valid.mean(), valid.min(), valid.max()))
         print(f"{score_map.name}  mean {mean}, from {least} to {largest} {score_map.unit}; higher is better")
         if score_map.coupling is not None:
-            print(_trust(score_map.name, score_map.coupling))
+            print(_coupling_line(score_map.name, score_map.coupling))
     print(f"written to {array} and {picture}")
 
 
-def _sides(options: Namespace, metrics: Sequence[TransferabilityMetric], seed: int = 0) -> tuple[_Side, _Side | None]:
-    """The target and, where a metric compares two data sets, the source.
-
-    Class scores are those of the target, where a metric reads them.
-    """
-    readers = [metric.name for metric in metrics if any(look.reads == "logits" for look in metric.looks)]
-    if readers and options.logits is None:
-        raise ValueError(
-            f"{readers[0]} reads the source model's class scores: give --logits NAME, the subfolder that holds them, or"
-            f" --logits {options.features} where the files in {options.features} are class scores"
-        )
-    coupled = [metric.name for metric in metrics if metric.needs_source]
-    if coupled and options.source is None:
-        raise ValueError(f"{coupled[0]} compares two data sets: give --source DIR")
-    subfolders = {"features": options.features, "labels": options.labels}
-    target = FeatureFolder(options.target, **subfolders, logits=options.logits if readers else None)
-    num_classes = folder_classes(target, options.num_classes, options.ignore_index, "--num_classes")
-    if not coupled:
-        return _Side(target, num_classes), None
-    source = FeatureFolder(options.source, **subfolders).draw(options.num_source_images, seed)
-    num_source_classes = folder_classes(
-        source, options.num_source_classes, options.ignore_index, "--num_source_classes"
+def _sides(options: Namespace, metrics: tuple[TransferabilityMetric, ...], seed: int = 0) -> tuple[Side, Side | None]:
+    """The data sets that the options name."""
+    return folder_sides(
+        options.target,
+        options.source,
+        metrics,
+        num_classes=options.num_classes,
+        num_source_classes=options.num_source_classes,
+        num_source_images=options.num_source_images,
+        ignore_index=options.ignore_index,
+        seed=seed,
+        **{name: options[name] for name in ("features", "labels", "logits") if options[name] is not None},
     )
-    return _Side(target, num_classes), _Side(source, num_source_classes)
 
 
-def _print_sides(target: _Side, source: _Side | None) -> None:
+def _print_sides(target: Side, source: Side | None) -> None:
     print(f"target  {target}")
     if source is not None:
         print(f"source  {source}")
 
 
-def _trust(name: str, coupling: Coupling) -> str:
+def _coupling_line(name: str, coupling: Coupling) -> str:
     """In a line, how well source and target were coupled: the mean cost, and the worst of all couplings."""
     coupling = coupling[~coupling.cost.isnan()]  # of pixels
     how = "exactly"
@@ -243,7 +220,7 @@ def _trust(name: str, coupling: Coupling) -> str:
     return f"{name} coupled {how}: {quality}"
 
 
-def _times(size: tuple[int, int]) -> str:
+def _size_text(size: tuple[int, int]) -> str:
     return f"{size[0]} x {size[1]}"
 
 

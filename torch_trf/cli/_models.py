@@ -18,6 +18,7 @@ from ._shared import (
     add_solver,
     aligned,
     chosen_device,
+    chosen_metrics,
     chosen_sampling,
 )
 
@@ -94,15 +95,15 @@ def _candidate(value: Any) -> Candidate:
         value = {name: str(part) if isinstance(part, int) else part for name, part in value.items()}
         if value.get("source") is not None:
             value["source"] = _data(value["source"])
-    return _plain(Candidate, value)
+    return _instance(Candidate, value)
 
 
 def _data(value: Any) -> LabeledData:
-    return _plain(LabeledData, value)
+    return _instance(LabeledData, value)
 
 
-def _plain(kind: type[T], value: Any) -> T:
-    """A value of a configuration file as the dataclass that it stands for."""
+def _instance(kind: type[T], value: Any) -> T:
+    """The dataclass that a value of a configuration file stands for."""
     if isinstance(value, kind):
         return value
     if not isinstance(value, dict):
@@ -122,7 +123,7 @@ def rank_models(options: Namespace) -> int:
     ranker = Ranker(
         target=options.target,
         output=options.output,
-        metrics=options.metrics,
+        metrics=chosen_metrics(options),
         by=options.by,
         sampling=chosen_sampling(options),
         solver=options.solver,

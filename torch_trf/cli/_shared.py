@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentParser, Namespace, get_loader
 from torch import distributed
+from yaml import YAMLError
 
+from .._class_path import ClassPath
 from ..metrics import DEFAULT_METRICS, METRICS
 from ..sampling import Sampling
-from ..transport._as_solver import SOLVERS
+from ..transport import SOLVERS
 
 BY_CLASS_PATH = "{class_path: NAME, init_args: {...}}"
 
@@ -29,7 +31,10 @@ class Parsed:
         self._read, self._name = read, name
 
     def __call__(self, value: Any) -> Any:
-        return self._read(get_loader("yaml")(value) if isinstance(value, str) else value)
+        try:
+            return self._read(get_loader("yaml")(value) if isinstance(value, str) else value)
+        except YAMLError as error:
+            raise ValueError(f"{value!r} is not YAML: {error}") from error
 
     def __repr__(self) -> str:
         return self._name
@@ -40,15 +45,23 @@ METRIC = SOLVER = Parsed(lambda value: value, "name or table")
 
 
 def add_metrics(parser: ArgumentParser) -> None:
-    """The option `--metrics`: what is given, each a name or a table, as `metrics.as_metrics` takes them."""
+    """The option `--metrics`, which `chosen_metrics` reads: by a type jsonargparse would take a text for a list."""
     parser.add_argument(
         "--metrics",
-        type=METRIC,
         nargs="+",
         default=list(DEFAULT_METRICS),
         help=f"which metrics: {', '.join(METRICS)}; with options, or of your own, by {BY_CLASS_PATH}, where NAME may be"
         " the dotted path of a class",
     )
+
+
+def chosen_metrics(options: Namespace) -> list[ClassPath]:
+    """What the option of `add_metrics` says, one metric or several, each a name or a table as it is written."""
+    given = options.metrics if isinstance(options.metrics, list) else [options.metrics]
+    metrics: list[ClassPath] = []
+    for value in map(METRIC, given):
+        metrics += value if isinstance(value, list) else [value]
+    return metrics
 
 
 def add_metric(parser: ArgumentParser) -> None:
@@ -73,7 +86,7 @@ def add_solver(parser: ArgumentParser) -> None:
     )
 
 
-def add_sampling(parser: ArgumentParser, **defaults: Any) -> None:
+def add_sampling(parser: ArgumentParser, **defaults: int | str | None) -> None:
     """The options of `Sampling`, each by its own name.
 
     Args:

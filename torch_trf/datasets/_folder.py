@@ -53,10 +53,10 @@ class SegmentationFolder(Dataset[tuple[Image.Image, Image.Image]]):
     def __getitem__(self, index: int) -> tuple[Image.Image, Image.Image]:
         """An image and its label image, decoded."""
         image, labels = self.files[index]
-        return _opened(image).convert("RGB"), _opened(labels)
+        return _picture(image).convert("RGB"), _picture(labels)
 
 
-def _opened(path: Path) -> Image.Image:
+def _picture(path: Path) -> Image.Image:
     try:
         with Image.open(path) as picture:
             picture.load()

@@ -46,7 +46,7 @@ class LabeledImages(Dataset[LabeledImage | ValueError]):
     num_classes: int
     label_map: LabelMap | None = None
     ignore_index: int = IGNORED
-    transform: Any = None
+    transform: Callable[[Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
         """Checks the options."""
@@ -114,7 +114,7 @@ class LabeledData:
         if self.class_names is not None and len(self.class_names) != self.num_classes:
             raise ValueError(f"{len(self.class_names)} class_names for num_classes={self.num_classes}")
 
-    def make(self, transform: Any = None) -> LabeledImages:
+    def make(self, transform: Callable[[Tensor], Tensor] | None = None) -> LabeledImages:
         """The images.
 
         Raises:
@@ -169,10 +169,10 @@ def as_labels(labels: Any, label_map: LabelMap | None = None) -> Int64[Tensor, "
         values = labels.reshape(labels.shape[-2:]).to(torch.int64)
     else:
         raise ValueError(f"labels are a {_kind(labels)}, expected a Pillow image or integers [H, W]")
-    return values if label_map is None else _mapped(values, label_map, by_color)
+    return values if label_map is None else _named_classes(values, label_map, by_color)
 
 
-def _mapped(values: Int64[Tensor, "H W"], label_map: LabelMap, by_color: bool) -> Int64[Tensor, "H W"]:
+def _named_classes(values: Int64[Tensor, "H W"], label_map: LabelMap, by_color: bool) -> Int64[Tensor, "H W"]:
     class_of = {_number(value): number for value, number in label_map.items()}
     present, place = values.unique(return_inverse=True)
     unnamed = [value for value in present.tolist() if value not in class_of]
@@ -200,11 +200,11 @@ def _size(tensor: Shaped[Tensor, "..."]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Applied(Dataset[Any]):
-    """What a function gives of some of the images."""
+class _Values(Dataset[Any]):
+    """What a function gives of some of the images; without one, these images."""
 
     images: LabeledImages
-    function: Callable[[LabeledImage], Any]
+    function: Callable[[LabeledImage], Any] | None
     chosen: Sequence[int]
 
     def __len__(self) -> int:
@@ -212,38 +212,34 @@ class _Applied(Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         image = self.images[self.chosen[index]]
-        return image if isinstance(image, ValueError) else self.function(image)
-
-
-def _itself(image: LabeledImage) -> LabeledImage:
-    return image
+        return image if self.function is None or isinstance(image, ValueError) else self.function(image)
 
 
 def read_batches(
     images: LabeledImages,
-    function: Callable[[LabeledImage], Any] = _itself,
+    function: Callable[[LabeledImage], Any] | None = None,
     *,
     batch_size: int,
     num_workers: int,
     only: Sequence[int] | None = None,
-    progress: str = "",
+    title: str = "",
 ) -> Iterator[list[Any]]:
     """Images, or what a function gives of each, in batches, by worker processes.
 
     Args:
         images: the data set.
-        function: of a `LabeledImage`, called by the worker processes; gives the image itself by default.
+        function: of a `LabeledImage`, called by the worker processes; the images by default.
         batch_size: images a batch.
         num_workers: processes that decode images; none but this one with 0.
         only: the images to read, by their index; all by default.
-        progress: what a progress bar is labeled with; none by default.
+        title: of the progress bar; there is none by default.
 
     Raises:
         ValueError: an image that is bad.
     """
     chosen = range(len(images)) if only is None else only
-    loader = DataLoader(_Applied(images, function, chosen), batch_size, num_workers=num_workers, collate_fn=list)
-    with tqdm(total=len(chosen), desc=progress, unit="image", disable=not progress) as bar:
+    loader = DataLoader(_Values(images, function, chosen), batch_size, num_workers=num_workers, collate_fn=list)
+    with tqdm(total=len(chosen), desc=title, unit="image", disable=not title) as bar:
         for batch in loader:
             for each in batch:
                 if isinstance(each, ValueError):

@@ -112,7 +112,7 @@ class RoadScenes(Dataset[tuple[UInt8[Tensor, "3 H W"], Int64[Tensor, "H W"]]]):
         layout, look = (_Chance(self.seed, index, part) for part in range(2))
         scene = _Camera.placed(self.domain, self.height, self.width, layout).sees(self.domain, layout)
         labels = scene.label.masked_fill(scene.is_bonnet, IGNORED)
-        return _painted(scene, self.domain, look), labels
+        return _picture(scene, self.domain, look), labels
 
 
 class _Chance:
@@ -297,7 +297,7 @@ _KINDS = (
 )
 
 
-def _painted(scene: _Scene, domain: RoadDomain, look: _Chance) -> UInt8[Tensor, "3 H W"]:
+def _picture(scene: _Scene, domain: RoadDomain, look: _Chance) -> UInt8[Tensor, "3 H W"]:
     """The scene in its colors and its light, through the air and the camera."""
     here, elsewhere = torch.tensor(PALETTES)
     palette = here.lerp(elsewhere, domain.palette)

@@ -87,7 +87,7 @@ class Experiment:
     folder: PathLike
     plan: Plan = FULL
     seed: int = 0
-    progress: bool = True
+    progress: bool = False
 
     @property
     def target(self) -> LabeledData:

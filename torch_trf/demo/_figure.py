@@ -51,7 +51,7 @@ def draw_scenes(
     for axis in panels.flat:
         axis.set_axis_off()
 
-    _show(panels[0, 0], shown.image, "the target domain")
+    _draw_picture(panels[0, 0], shown.image, "the target domain")
     classes = CLASS_COLORS(shown.labels.numpy(), bytes=True)[..., :3]
     classes[shown.labels.numpy() == IGNORED] = 255
     panels[1, 0].imshow(classes, interpolation="nearest")
@@ -61,7 +61,7 @@ def draw_scenes(
     for place, each in enumerate(best_first):
         row, column = 2 * (place // columns), 1 + place % columns
         picture = cast(LabeledData, sources[each.name]).make().read(0).image
-        _show(panels[row, column], picture, f"{each.name}\n{each.accuracy:.3f}, no. {ranks[each.name]} by {by}")
+        _draw_picture(panels[row, column], picture, f"{each.name}\n{each.accuracy:.3f}, no. {ranks[each.name]} by {by}")
         panels[row + 1, column].imshow(maps[each.name], cmap=COLORS, norm=norm, interpolation="nearest")
     bar = figure.colorbar(ScalarMappable(norm, COLORS), ax=panels[:, -1].tolist(), extend="both", aspect=40)
     bar.set_label("{name} over the target ({unit}); higher is better".format(**ranking["map_metric"]), fontsize=8)
@@ -71,6 +71,6 @@ def draw_scenes(
     return figure
 
 
-def _show(axis: Axes, picture: UInt8[Tensor, "3 H W"], title: str) -> None:
+def _draw_picture(axis: Axes, picture: UInt8[Tensor, "3 H W"], title: str) -> None:
     axis.imshow(picture.movedim(0, -1).numpy())
     axis.set_title(title, fontsize=9)

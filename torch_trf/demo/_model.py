@@ -36,8 +36,8 @@ class SmallSegmenter(nn.Module):
         """Class scores of every pixel."""
         fine = self.fine(images)
         middle = self.middle(fine)
-        middle = self.join(middle + _grown(self.to_middle(self.coarse(middle)), middle))
-        return _grown(self.head(self.decoder(fine + _grown(self.to_fine(middle), fine))), images)
+        middle = self.join(middle + _upsampled(self.to_middle(self.coarse(middle)), middle))
+        return _upsampled(self.head(self.decoder(fine + _upsampled(self.to_fine(middle), fine))), images)
 
 
 def _block(channels: int, width: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:
@@ -45,5 +45,5 @@ def _block(channels: int, width: int, stride: int = 1, dilation: int = 1) -> nn.
     return nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU())
 
 
-def _grown(features: Tensor, like: Tensor) -> Tensor:
+def _upsampled(features: Tensor, like: Tensor) -> Tensor:
     return interpolate(features, like.shape[-2:], mode="bilinear")

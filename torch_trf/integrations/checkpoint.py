@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from .._collectives import rank
 from ..inference import ForwardPasses, Inference
-from ..metrics import DEFAULT_METRICS, MetricLike, as_metrics
-from ..pixels import GridName, Pixels, on_one_grid
+from ..metrics import DEFAULT_METRICS, MetricLike
+from ..pixels import GridName, Pixels, class_scores, on_one_grid
 from ..sampling import Sampling
 from ..score import Score, Scorer
 from ..transport import SolverLike
@@ -67,7 +67,8 @@ def score_checkpoint(
         than `stream_pixels` pixels.
 
     Raises:
-        ValueError: as `Scorer`, `hooks.FeatureTap` and `pixels.on_one_grid`, or batches that are no pairs.
+        ValueError: as `Scorer`, `hooks.FeatureTap` and `pixels.on_one_grid`, a logits_layer beside features that are
+            class scores, or batches that are no pairs.
         ConvergenceError: as `Scorer`.
 
     Example:
@@ -79,7 +80,7 @@ def score_checkpoint(
         128
     """
     scorer = Scorer(
-        metrics=as_metrics(metrics),
+        metrics=metrics,
         num_classes=num_classes,
         num_source_classes=num_source_classes,
         ignore_index=ignore_index,
@@ -90,7 +91,7 @@ def score_checkpoint(
         progress=inference.progress,
     )
     passes = ForwardPasses(model, inference)
-    layer_of_logits = layer if features_are_logits else logits_layer
+    layer_of_logits = class_scores(layer, logits_layer, features_are_logits)
     layers = dict.fromkeys([layer] if layer_of_logits is None else [layer, layer_of_logits])
     with tap(model, *layers) as features, _evaluating(model):
 

@@ -16,8 +16,8 @@ from .._collectives import gathered_objects, rank
 from .._ops import Size
 from ..batches import Source
 from ..maps import MIN_PIXELS, Mapper, ScoreMap
-from ..metrics import DEFAULT_METRICS, MetricLike, as_metric, as_metrics
-from ..pixels import GridName, Pixels, on_one_grid
+from ..metrics import DEFAULT_METRICS, MetricLike, as_metric
+from ..pixels import GridName, Pixels, class_scores, on_one_grid
 from ..sampling import Sampling
 from ..score import SOURCE_SAMPLE, Scorer
 from ..statistics import Running, Statistic, all_reduce
@@ -77,13 +77,12 @@ class LiveMetric(Metric):
             ValueError: as `pixels.on_one_grid` and `Scorer`, or logits beside features that are class scores. On a GPU
                 it is `compute` that raises for labels outside the classes and features that are NaN or infinite.
         """
-        if self.features_are_logits and logits is not None:
-            raise ValueError("features_are_logits=True: the features are the class scores, and others were given")
+        scores = class_scores(features, logits, self.features_are_logits)
         with torch.autocast(features.device.type, enabled=False):
             pixels = on_one_grid(
                 features,
                 labels,
-                features if self.features_are_logits else logits,
+                scores,
                 grid=self.grid,
                 stream=rank(),
                 offset=self._numbers.get("pixels", 0),
@@ -304,7 +303,7 @@ class TransferabilityScore(LiveMetric):
     ) -> None:
         super().__init__(num_classes=num_classes, features_are_logits=features_are_logits, grid=grid, **options)
         self.scorer = Scorer(
-            metrics=as_metrics(metrics),
+            metrics=metrics,
             num_classes=num_classes,
             num_source_classes=num_source_classes,
             ignore_index=ignore_index,
@@ -341,6 +340,7 @@ class TransferabilityScore(LiveMetric):
         with torch.autocast(device.type, enabled=False):
             if self.source is not None and self.scorer.coupled:
                 totals[SOURCE_SAMPLE] = self.scorer.source_sample(self.source)
+            self.scorer.warn_if_fewer(totals)
             scores = self.scorer.scores(totals)
         return {name: torch.tensor(score.score, dtype=torch.float64, device=device) for name, score in scores.items()}
 

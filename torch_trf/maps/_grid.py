@@ -2,7 +2,7 @@
 
 import math
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -34,8 +34,8 @@ class Grid:
         cls,
         pixels: Pixels,
         look: Look,
-        patch_size: int | Size,
-        stride: int | Size | None,
+        patch_size: int | Sequence[int],
+        stride: int | Sequence[int] | None,
         num_classes: int,
         device: torch.device | str | None,
         images: int = 1,
@@ -137,6 +137,7 @@ class Grid:
             raise ValueError(f"{pixels.name or 'a batch'} has {shapes}: a map needs images of one size")
 
 
-def pair(size: int | Size) -> Size:
-    height, width = size if isinstance(size, tuple) else (size, size)
+def pair(size: int | Sequence[int]) -> Size:
+    """Height and width, of which a single number is both."""
+    height, width = size if isinstance(size, Sequence) else (size, size)
     return operator.index(height), operator.index(width)

@@ -1,7 +1,7 @@
 """How maps are made: strip by strip, in bounded memory."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -60,9 +60,9 @@ class Mapper:
     """
 
     metric: MetricLike
-    patch_size: int | Size
+    patch_size: int | Sequence[int]
     num_classes: int
-    stride: int | Size | None = None
+    stride: int | Sequence[int] | None = None
     pool: Pool = "dataset"
     first_look: FirstLook = "dataset"
     ignore_index: int = 255
@@ -84,7 +84,7 @@ class Mapper:
         require_at_least(1, num_classes=self.num_classes, min_pixels=self.min_pixels)
         require_at_least(1, num_source_classes=self.num_source_classes)
         for option, value in (("patch_size", self.patch_size), ("stride", self.stride)):
-            if isinstance(value, tuple) and len(value) != 2:
+            if isinstance(value, Sequence) and len(value) != 2:
                 raise ValueError(f"{option} must be height and width, or one number for both, not {value}")
             if value is not None and min(pair(value)) < 1:
                 raise ValueError(f"{option} must be at least 1 pixel, not {value}")

@@ -1,13 +1,13 @@
 """A map of tensors that lie in memory."""
 
 import math
+from collections.abc import Sequence
 
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from .._ops import Size
 from ..metrics import MetricLike
-from ..pixels import Pixels, Pool, count_classes
+from ..pixels import Pixels, Pool, class_scores, count_classes
 from ..transport import SolverLike
 from ._mapper import Mapper
 from ._score_map import MIN_PIXELS, FirstLook, ScoreMap
@@ -21,8 +21,8 @@ def transferability_map(
     *,
     source: tuple[Float[Tensor, "B2 D H2 W2"], Integer[Tensor, "B2 H2 W2"]] | None = None,
     features_are_logits: bool = False,
-    patch_size: int | Size,
-    stride: int | Size | None = None,
+    patch_size: int | Sequence[int],
+    stride: int | Sequence[int] | None = None,
     pool: Pool = "dataset",
     first_look: FirstLook = "dataset",
     num_classes: int | None = None,
@@ -73,9 +73,7 @@ def transferability_map(
     Source: Y. Tan et al., "Efficient prediction of model transferability in semantic segmentation tasks", ICIP 2023
     (maps by patch); the metrics as in `torch_trf.metrics`.
     """
-    if features_are_logits and logits is not None:
-        raise ValueError("features_are_logits=True: the features are the class scores, and others were given")
-    pixels = Pixels.of(features, labels, features if features_are_logits else logits)
+    pixels = Pixels.of(features, labels, class_scores(features, logits, features_are_logits))
     source_pixels = None if source is None else Pixels.of(*source)
     if source_pixels is not None:
         num_source_classes = count_classes(source_pixels.labels, num_source_classes, ignore_index)

@@ -53,12 +53,14 @@ def as_metric(metric: MetricLike) -> TransferabilityMetric:
         try:
             instance = instantiate(metric, {name: type(each) for name, each in METRICS.items()})
         except ValueError as error:
-            raise ValueError(f"metrics: {error}") from error
+            raise ValueError(f"metric: {error}") from error
         if not isinstance(instance, TransferabilityMetric):
-            raise ValueError(f"metrics: {metric} makes a {type(instance).__name__}, not a TransferabilityMetric")
+            raise ValueError(f"metric: {metric} makes a {type(instance).__name__}, not a TransferabilityMetric")
         metric = instance
     if len({look.reads for look in metric.looks}) != 1:
-        raise ValueError(f"metrics: the looks of {metric.name} must all read features, or all logits")
+        raise ValueError(f"metric: the looks of {metric.name} must all read features, or all logits")
+    if metric.needs_source != isinstance(metric, CoupledMetric):
+        raise ValueError(f"metric: {metric.name} needs a source, which is what a CoupledMetric has")
     return metric
 
 
@@ -66,12 +68,14 @@ def as_metrics(metrics: MetricLike | Sequence[MetricLike]) -> tuple[Transferabil
     """Several metrics, each as for `as_metric`; a single one is one of one.
 
     Raises:
-        ValueError: as `as_metric`, no metric, or two of one name.
+        ValueError: as `as_metric`, no metric, two of one name, or two that call different statistics by one name.
 
     Example:
         >>> as_metrics("nce"), as_metrics(["nce", "leep"])
         ((NCE(),), (NCE(), LEEP()))
     """
+    if isinstance(metrics, type):
+        raise ValueError(f"metrics: {metrics.__name__} is a class: give an object, {metrics.__name__}()")
     several = [metrics] if isinstance(metrics, str | dict | TransferabilityMetric) else metrics
     objects = tuple(map(as_metric, several))
     names = [metric.name for metric in objects]
@@ -79,6 +83,11 @@ def as_metrics(metrics: MetricLike | Sequence[MetricLike]) -> tuple[Transferabil
         raise ValueError(f"no metric asked for; known are {', '.join(METRICS)}")
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"two metrics are called {twice[0]!r}")
+    looks: dict[str, tuple[Look, ...]] = {}
+    for metric in objects:
+        for depth, name in enumerate(metric.look_names, 1):
+            if looks.setdefault(name, metric.looks[:depth]) != metric.looks[:depth]:
+                raise ValueError(f"{metric.name}: two statistics that are not the same are called {name!r}")
     return objects
 
 

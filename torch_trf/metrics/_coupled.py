@@ -10,7 +10,7 @@ from torch import Tensor
 from .._checks import require_finite
 from ..pixels import as_images, count_classes
 from ..statistics import PixelSample, checked_classes
-from ..transport import Coupling, SolverLike, couple_jointly
+from ..transport import Coupling, Sides, SolverLike, as_solver, couple_sides_jointly
 from ._look import Look
 from ._metric import TransferabilityMetric
 from ._nce import negative_conditional_entropy
@@ -54,17 +54,12 @@ class CoupledMetric(TransferabilityMetric):
         solver: SolverLike = "auto",
         progress: bool = False,
     ) -> Coupling:
-        """The coupling that the score is of; negative labels stand for no pixel, features are what `looks` reads."""
-        return couple_jointly(
-            features,
-            labels,
-            source=source,
-            num_classes=num_classes,
-            num_source_classes=num_source_classes,
-            gamma=self.gamma,
-            solver=solver,
-            progress=progress,
-        )
+        """The coupling that the score is of.
+
+        The pixels were checked, features are what `looks` reads, and negative labels stand for no pixel.
+        """
+        sides = Sides.joined(features, labels, source, num_classes, num_source_classes)
+        return couple_sides_jointly(sides, gamma=self.gamma, solver=as_solver(solver), progress=progress)
 
     def score(self, coupling: Coupling) -> Float64[Tensor, "*batch"]:
         """How well the source label tells the target label once their pixels are coupled, in nats."""
@@ -78,6 +73,7 @@ class CoupledMetric(TransferabilityMetric):
         self,
         features: Float[Tensor, "..."],
         labels: Integer[Tensor, "..."],
+        /,
         *,
         source: tuple[Float[Tensor, "..."], Integer[Tensor, "..."]],
         num_classes: int | None = None,
@@ -124,6 +120,7 @@ class CoupledMetric(TransferabilityMetric):
         self,
         features: Float[Tensor, "..."],
         labels: Integer[Tensor, "..."],
+        /,
         *,
         source: tuple[Float[Tensor, "..."], Integer[Tensor, "..."]],
         num_classes: int | None = None,

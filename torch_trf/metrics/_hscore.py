@@ -30,6 +30,9 @@ class HScore(TransferabilityMetric):
         softmax: whether to read the softmax of the features instead of the features; published code reads that of
             logits.
 
+    Raises:
+        ValueError: rcond out of its range.
+
     Example:
         >>> features = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
         >>> round(HScore()(features, torch.tensor([0, 0, 1, 1])).item(), 3)
@@ -44,6 +47,11 @@ class HScore(TransferabilityMetric):
 
     rcond: float = RCOND
     softmax: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks the options."""
+        if not 0 <= self.rcond < 1:
+            raise ValueError(f"rcond must be at least 0 and below 1, not {self.rcond}")
 
     @property
     def looks(self) -> tuple[Look, ...]:

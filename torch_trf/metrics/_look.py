@@ -13,6 +13,8 @@ from ..statistics import PixelSample, Statistic
 
 TensorName = Literal["features", "logits"]
 
+PACKAGE = f"{__name__.partition('.')[0]}."  # whose statistics are known by their names alone
+
 
 @dataclass(frozen=True, slots=True)
 class Look:
@@ -37,8 +39,10 @@ class Look:
     given: str | None = None
 
     def __str__(self) -> str:
+        module, name = self.statistic.__module__, self.statistic.__name__
+        statistic = name if module.startswith(PACKAGE) else f"{module}.{name}"
         options = "".join(f", {name}={value!r}" for name, value in self.options.items())
-        return f"{self.statistic.__name__}({'softmax of ' if self.softmax else ''}{self.reads}{options})"
+        return f"{statistic}({'softmax of ' if self.softmax else ''}{self.reads}{options})"
 
     def read(self, pixels: Pixels) -> Tensor:
         """The tensor of a batch that the statistic is of, before its softmax.
@@ -49,8 +53,8 @@ class Look:
         tensor: Tensor | None = getattr(pixels, self.reads)
         if tensor is None:
             raise ValueError(
-                "there are no class scores of the source model to read: give logits beside features and labels, or say"
-                ' that the features are the class scores: features_are_logits=True, of a folder logits="final"'
+                "there are no class scores of the source model to read: give logits beside features and labels; "
+                "features_are_logits=True, or the very same tensor again, where the features are the class scores"
             )
         return tensor
 

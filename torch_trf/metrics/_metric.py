@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -25,7 +25,7 @@ class TransferabilityMetric(ABC):
     Attributes:
         name: what scores are called by.
         unit: of the score.
-        needs_source: whether it compares target pixels with source pixels (`CoupledMetric`).
+        needs_source: whether it compares target pixels with source pixels, as every `CoupledMetric` does.
         is_log_likelihood: whether the exponential of the score is a mean likelihood, in [0, 1].
         least_pixels: how many labeled pixels a score needs.
         mean_over: what the score is a mean of, which gives scores by class: over "classes", those of `by_class`; over
@@ -103,6 +103,7 @@ class TransferabilityMetric(ABC):
         self,
         tensor: Float[Tensor, "..."],
         labels: Integer[Tensor, "..."],
+        /,
         *,
         num_classes: int | None = None,
         ignore_index: int = 255,
@@ -149,21 +150,11 @@ class TransferabilityMetric(ABC):
         Returns:
             NaN for a class without a pixel.
         """
-        images, labels = sample.as_images()
-        classes = torch.arange(num_classes, device=labels.device).reshape(-1, 1, 1)
         scores = []
-        for repeat in range(len(images)):
-            alone = labels[repeat].where(labels[repeat] == classes, NOT_DRAWN)  # each class in an image of its own
-            tensor = images[repeat].expand(num_classes, *images.shape[1:])
-            statistic = self.looks[-1](
-                Pixels(tensor, alone, tensor),
-                None if before is None else before[repeat],
-                num_classes=num_classes,
-                ignore_index=NOT_DRAWN,
-                pool="image",
-            )
-            scores.append(self.score(statistic))
-        return torch.stack(scores)
+        for k in range(num_classes):
+            alone = replace(sample, labels=sample.labels.where(sample.labels == k, NOT_DRAWN))
+            scores.append(self.score(self.looks[-1].at_sample(alone, before, num_classes=num_classes)))
+        return torch.stack(scores, -1)
 
     def require_enough(self, statistic: Any) -> None:
         """Raises where an entry has fewer labeled pixels than the score needs; waits for the device.

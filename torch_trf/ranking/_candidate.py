@@ -130,7 +130,7 @@ def load_weights(model: nn.Module, path: PathLike) -> None:
         ValueError: a file that is none, is cut off, or holds code, or weights of another model; the message names keys.
     """
     own = model.state_dict()
-    weights = _named_as(own.keys(), _tensors(Path(path)))
+    weights = _own_weights(own.keys(), _tensors(Path(path)))
     both = own.keys() & weights.keys()
     misfits = {
         "lacks": own.keys() - weights.keys(),
@@ -139,12 +139,12 @@ def load_weights(model: nn.Module, path: PathLike) -> None:
     }
     if any(misfits.values()):
         entries = f"of the {len(own)} entries of this {type(model).__name__}"
-        listed = "; ".join(f"{what} {len(names)}: {_first(names)}" for what, names in misfits.items() if names)
+        listed = "; ".join(f"{what} {len(names)}: {_some_names(names)}" for what, names in misfits.items() if names)
         raise ValueError(f"{path} is of another model: {entries} it {listed}")
     model.load_state_dict(weights)
 
 
-def _first(names: Set[str]) -> str:
+def _some_names(names: Set[str]) -> str:
     """Some of the names, for an error."""
     return ", ".join(sorted(names)[:MOST_NAMED]) + (", ..." if len(names) > MOST_NAMED else "")
 
@@ -185,7 +185,7 @@ def _contents(path: Path) -> Any:
         raise ValueError(f"{path} is not a whole file of weights alone: {reason}") from error
 
 
-def _named_as(names: Set[str], weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def _own_weights(names: Set[str], weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """The weights as the model names them; what training kept beside the model is left out with its prefix."""
     prefixes = [""]
     for prefix in prefixes:  # the shorter ones first

@@ -160,8 +160,8 @@ def correlation(
         raise ValueError("there is no metric to compare with the accuracies")
     models = sorted(accuracies)  # in whatever order they are given, the same are drawn
     _check_options(models, top=top, num_resamples=num_resamples, seed=seed)
-    outcome = _checked("accuracy", accuracies, models)
-    values = np.stack([_checked(name, of_models, models) for name, of_models in predictors.items()])
+    outcome = _ordered("accuracy", accuracies, models)
+    values = np.stack([_ordered(name, of_models, models) for name, of_models in predictors.items()])
     estimates = _estimates(values, outcome, top=top, num_resamples=num_resamples, seed=seed)
     all_units = {name: metric.unit for name, metric in METRICS.items()} | dict(units or {})
     return Correlation(
@@ -210,7 +210,7 @@ def _estimates(
     return [Agreement(*(Estimate(*each) for each in row)) for row in estimates]
 
 
-def _checked(what: str, values: Mapping[str, float], models: Sequence[str]) -> Float[np.ndarray, "M"]:
+def _ordered(what: str, values: Mapping[str, float], models: Sequence[str]) -> Float[np.ndarray, "M"]:
     """The values of the models, in their order."""
     if missing := [model for model in models if model not in values]:
         raise ValueError(f"{what}: none of {', '.join(missing)}")
@@ -236,10 +236,10 @@ def _measures(
     differences = _differences(scores), _differences(accuracies)
     signs = np.sign(differences[0]), np.sign(differences[1])
     measures = [
-        _general(*(_differences(sign.sum(-1)) for sign in signs)),  # twice the mean rank, but for a constant
-        (_general(*signs, _weights(scores, accuracies)) + _general(*signs, _weights(accuracies, scores))) / 2,
-        _general(*signs),
-        _general(*differences),
+        _coefficient(*(_differences(sign.sum(-1)) for sign in signs)),  # twice the mean rank, but for a constant
+        (_coefficient(*signs, _weights(scores, accuracies)) + _coefficient(*signs, _weights(accuracies, scores))) / 2,
+        _coefficient(*signs),
+        _coefficient(*differences),
         _regret(scores, accuracies, 1),
         _regret(scores, accuracies, top),
     ]
@@ -261,7 +261,7 @@ def _weights(
     return 1 / ranks[..., :, None] + 1 / ranks[..., None, :]
 
 
-def _general(
+def _coefficient(
     a: Float[np.ndarray, "*batch M M"],
     b: Float[np.ndarray, "*batch M M"],
     weights: Float[np.ndarray, "*batch M M"] | float = 1.0,

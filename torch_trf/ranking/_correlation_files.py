@@ -47,7 +47,7 @@ def read_scores(path: PathLike) -> ModelScores:
         {'logme': {'resnet': 0.3, 'unet': -0.1}, 'leep': {'resnet': -0.5, 'unet': -0.7}}
     """
     try:
-        contents = json.loads(Path(path).read_text(encoding="utf-8"), parse_int=float, object_pairs_hook=_unique)
+        contents = json.loads(Path(path).read_text(encoding="utf-8"), parse_int=float, object_pairs_hook=_unique_names)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(contents, dict):
@@ -58,7 +58,7 @@ def read_scores(path: PathLike) -> ModelScores:
             ' `torch-trf rank` does, or a table {"model": {"logme": 0.3}}'
         )
     if "candidates" in contents and "versions" in contents:
-        table, units, failures = _of_ranking(path, contents)
+        table, units, failures = _ranking_table(path, contents)
         return ModelScores(_by_metric(path, table), units, failures)
     return ModelScores(_by_metric(path, contents), {}, {})
 
@@ -152,10 +152,10 @@ def write_correlation(correlation: Correlation, stem: PathLike) -> None:
     write_csv(table, list(rows[0]), rows)
 
 
-def _of_ranking(path: PathLike, ranking: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str], dict[str, str]]:
+def _ranking_table(path: PathLike, ranking: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str], dict[str, str]]:
     """The scores of each model that a ranking holds, by metric, the metrics' units, and why models failed."""
     try:
-        results = _unique((each["name"], each) for each in ranking["candidates"])
+        results = _unique_names((each["name"], each) for each in ranking["candidates"])
         failures = {name: each["failure"] for name, each in results.items() if each["failure"]}
         scored = {name: each["scores"] for name, each in results.items() if not each["failure"]}
         units = {metric: score["unit"] for row in scored.values() for metric, score in row.items()}
@@ -165,7 +165,7 @@ def _of_ranking(path: PathLike, ranking: dict[str, Any]) -> tuple[dict[str, Any]
         raise ValueError(f"{path} is not a ranking as `torch-trf rank` writes it: {error!r}") from error
 
 
-def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_names(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """Names with their values, each there once."""
     table: dict[str, Any] = {}
     for name, value in pairs:

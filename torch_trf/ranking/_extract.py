@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from ..inference import ForwardPasses, Inference
 from ..pixels import bilinear, nearest, size_of
 from ._candidate import Candidate
 from ._image_features import image_features
-from ._store import differences, plain
+from ._store import Settings, differences, plain
 
 FileType = Literal["float32", "float16"]
 
@@ -92,7 +92,7 @@ def _arrays(
     return arrays
 
 
-def _write_settings(folder: Path, settings: dict[str, Any]) -> None:
+def _write_settings(folder: Path, settings: Settings) -> None:
     """Writes the settings into the folder, where there must be no features of others."""
     path = folder / "extract.json"
     if path.exists() and any(folder.glob("final/*.npy")):

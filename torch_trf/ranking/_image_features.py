@@ -38,7 +38,7 @@ def image_features(
         batch_size=inference.batch_size,
         num_workers=inference.num_workers,
         only=only,
-        progress=title if inference.progress else "",
+        title=title if inference.progress else "",
     )
     with tap(passes.model, *layers) as caught:
         for batch in batches:

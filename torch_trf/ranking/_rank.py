@@ -4,7 +4,7 @@ import json
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import cast
@@ -15,11 +15,11 @@ from ..datasets import LabeledData, read_batches
 from ..inference import Inference
 from ..metrics import DEFAULT_METRICS, MetricLike, TransferabilityMetric, as_metric, as_metrics
 from ..sampling import Sampling
-from ..score import SOURCE_SAMPLE, Scorer, numbers
-from ..transport import SolverLike
+from ..score import SOURCE_SAMPLE, Score, Scorer, numbers
+from ..transport import SolverLike, as_solver
 from ._candidate import Candidate
 from ._drawn_pixels import DrawnImage, DrawnPixels
-from ._ranking import Ranking, Result
+from ._ranking import Ranking, Result, check_columns
 from ._reading import Reading, mapped_layer, read_model
 from ._report import write_report
 from ._store import Settings, Store, as_class_path, plain
@@ -45,11 +45,12 @@ class Ranker:
         sampling: which pixels are drawn; by default 10,000, equally many of each class.
         solver: which couples source and target pixels: "auto", "exact", "sinkhorn", or one of `transport`.
         map_metric: the metric of which the report shows a map over one image, as `metrics` are given; it reads one data
-            set. One that looks at pixels twice takes its first look at all drawn pixels.
+            set. The first look of one that looks twice is at the drawn pixels.
         inference: how models are run; scores are computed where they are.
 
     Raises:
-        ValueError: an unknown metric, or options that contradict each other.
+        ValueError: an unknown metric, one that is called as a column of the ranking, or options that contradict each
+            other.
     """
 
     target: LabeledData
@@ -65,13 +66,16 @@ class Ranker:
         """Checks the options."""
         object.__setattr__(self, "metrics", as_metrics(self.metrics))
         object.__setattr__(self, "map_metric", as_metric(self.map_metric))
+        object.__setattr__(self, "solver", as_solver(self.solver))
+        check_columns(self._metrics)
         names = [metric.name for metric in self._metrics]
         if self.by not in (None, *names):
             raise ValueError(f"by: {self.by!r} is none of the metrics {', '.join(names)}")
         if self._map_metric.needs_source or not self._map_metric.has_map:
             raise ValueError(f"map_metric: {self._map_metric.name!r} has no map over an image of one data set")
-        if self._scorer.sampling.num_pixels is None:
+        if self.sampling.num_pixels is None:
             raise ValueError("num_pixels must be a number: models are compared at pixels that are drawn")
+        self.sampling.class_size(self.target.num_classes)  # raises
 
     def __call__(self, candidates: Sequence[Candidate]) -> Ranking:
         """The ranking, also written as `ranking.json`, `ranking.csv` and `report.html`.
@@ -85,8 +89,7 @@ class Ranker:
         self._check(candidates)
         output = Path(self.output)
         output.mkdir(parents=True, exist_ok=True)
-        drawn = self._draw(self.target, self._scorer, "labels")
-        self._scorer.warn_if_fewer(drawn.sample.join_groups(), "target", self.target.num_classes)
+        drawn = self._drawn_pixels(self.target, self.sampling, "target", "labels")
         self._sources.clear()
         results = []
         for number, candidate in enumerate(candidates, 1):
@@ -117,16 +120,9 @@ class Ranker:
     def _map_metric(self) -> TransferabilityMetric:
         return cast(TransferabilityMetric, self.map_metric)
 
-    @cached_property
-    def _scorer(self) -> Scorer:
-        """What draws pixels of the target and scores them."""
-        return Scorer(
-            metrics=self._metrics,
-            num_classes=self.target.num_classes,
-            num_source_classes=1,  # until a candidate says
-            sampling=self.sampling,
-            solver=self.solver,
-        )
+    @property
+    def _needs_source(self) -> bool:
+        return any(metric.needs_source for metric in self._metrics)
 
     @cached_property
     def _sources(self) -> dict[str, DrawnPixels]:
@@ -141,7 +137,7 @@ class Ranker:
             raise ValueError(f"two candidates are called {twice[0]!r}")
         for candidate in candidates:
             for metric in self._metrics:
-                if any(look.reads not in candidate.layer_of for look in metric.looks):
+                if metric.reads not in candidate.layer_of:
                     raise ValueError(
                         f"{metric.name} reads class scores: give logits_layer to candidate {candidate.name!r}"
                     )
@@ -150,12 +146,14 @@ class Ranker:
                         f"{metric.name} compares two data sets: give source to candidate {candidate.name!r}"
                     )
 
-    def _draw(self, data: LabeledData, scorer: Scorer, title: str) -> DrawnPixels:
-        """The pixels that a scorer draws from a data set, image by image."""
+    def _drawn_pixels(self, data: LabeledData, sampling: Sampling, side: str, title: str) -> DrawnPixels:
+        """The pixels that are drawn from a data set, image by image; says where they are fewer than asked for."""
         bar = title if self.inference.progress else ""
-        draw = partial(DrawnImage.from_labels, sampling=scorer.sampling, num_classes=scorer.num_classes)
-        batches = read_batches(data.make(), draw, batch_size=1, num_workers=self.inference.num_workers, progress=bar)
-        return DrawnPixels.from_images(image for batch in batches for image in batch)
+        draw = partial(DrawnImage.from_labels, sampling=sampling, num_classes=data.num_classes)
+        batches = read_batches(data.make(), draw, batch_size=1, num_workers=self.inference.num_workers, title=bar)
+        drawn = DrawnPixels.from_images(image for batch in batches for image in batch)
+        sampling.warn_if_fewer(drawn.sample.join_groups(), side, data.num_classes)
+        return drawn
 
     def _result(self, candidate: Candidate, drawn: DrawnPixels, title: str) -> Result:
         """The candidate's result: as it was kept, from what its model gave before, or from its model.
@@ -166,7 +164,7 @@ class Ranker:
         """
         store = Store(Path(self.output) / candidate.name)
         with _errors_of_candidate():
-            scorer, source = self._with_source(candidate, title)
+            source = self._source_pixels(candidate, title)
             settings = self._settings(candidate, drawn, source)
         result = store.result(settings)
         if result.value is not None:
@@ -189,19 +187,21 @@ class Ranker:
         else:
             _warn(candidate, result.differences, "it is scored again")
         with _errors_of_candidate():
-            scored = self._scored(candidate, scorer, reading, settings)
+            scores = self._scores(candidate, reading)
+        shown_map = None if reading.map is None else [list(numbers(row)) for row in reading.map]
+        scored = Result(name=candidate.name, scores=scores, map=shown_map, settings=settings, seconds=reading.seconds)
         store.save_result(scored)
         return scored
 
-    def _with_source(self, candidate: Candidate, title: str) -> tuple[Scorer, DrawnPixels | None]:
-        """The scorer of a candidate, and the pixels of its source data set where a metric couples both."""
-        if candidate.source is None or not self._scorer.coupled:
-            return self._scorer, None
-        scorer = replace(self._scorer, num_source_classes=candidate.source.num_classes)
+    def _source_pixels(self, candidate: Candidate, title: str) -> DrawnPixels | None:
+        """The pixels of a candidate's source data set; None where no metric compares with it."""
+        if candidate.source is None or not self._needs_source:
+            return None
         name = json.dumps(asdict(candidate.source), default=str)
         if name not in self._sources:
-            self._sources[name] = self._draw(candidate.source, scorer.of_source, f"{title}: labels of the source")
-        return scorer, self._sources[name]
+            side, bar = f"source of {candidate.name}", f"{title}: labels of the source"
+            self._sources[name] = self._drawn_pixels(candidate.source, self.sampling.of_source, side, bar)
+        return self._sources[name]
 
     def _settings(self, candidate: Candidate, drawn: DrawnPixels, source: DrawnPixels | None) -> Settings:
         """What a candidate's result depends on; under "model" what is read of its model does."""
@@ -218,26 +218,24 @@ class Ranker:
         scorer = {
             "metrics": {metric.name: as_class_path(metric) for metric in self._metrics},
             "num_classes": self.target.num_classes,
-            "solver": as_class_path(self._scorer.solver) if self._scorer.coupled else None,
+            "solver": as_class_path(self.solver) if self._needs_source else None,
         }
         return plain({"model": model, "scorer": scorer})
 
-    def _scored(self, candidate: Candidate, scorer: Scorer, reading: Reading, settings: Settings) -> Result:
-        """The result of a candidate, computed on the device of the models."""
-        needed = {*scorer.statistic_types(), *([SOURCE_SAMPLE] if scorer.coupled else [])}
-        samples = {name: sample for name, sample in reading.samples.items() if name in needed}
+    def _scores(self, candidate: Candidate, reading: Reading) -> dict[str, Score]:
+        """The scores of what a model gave, computed where models are run."""
+        scorer = Scorer(
+            metrics=self._metrics,
+            num_classes=self.target.num_classes,
+            num_source_classes=None if candidate.source is None else candidate.source.num_classes,
+            sampling=self.sampling,
+            solver=self.solver,
+        )
+        names = [*scorer.statistic_types(), *([SOURCE_SAMPLE] if self._needs_source else [])]
+        samples = {name: reading.samples[name] for name in names}
         if self.inference.device is not None:
             samples = {name: sample.to(self.inference.device) for name, sample in samples.items()}
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".* sampling finds ")  # as was said when pixels were drawn
-            scores = scorer.scores(samples)
-        return Result(
-            name=candidate.name,
-            scores=scores,
-            map=None if reading.map is None else [list(numbers(row)) for row in reading.map],
-            settings=settings,
-            seconds=reading.seconds,
-        )
+        return scorer.scores(samples)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """What came out: candidates in order, by each metric and by all of them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,18 @@ from ..score import Score
 
 MAP_PATCHES = 30  # along the longer side of the image that is shown
 LEAST_PATCH = math.isqrt(MIN_PIXELS - 1) + 1  # a smaller one has too few pixels for a score
+
+
+def check_columns(metrics: Sequence[TransferabilityMetric]) -> None:
+    """Raises where a metric's columns would be called as others of `Ranking.rows`.
+
+    Raises:
+        ValueError: with the name of the column.
+    """
+    columns = ["rank", "name", "consensus", "consensus_rank"]
+    columns += [f"{metric.name}{end}" for metric in metrics for end in ("", "_std", "_rank")]
+    if twice := [name for name in columns if columns.count(name) > 1]:
+        raise ValueError(f"no metric may be called as a column of the ranking: {twice[0]!r} would be there twice")
 
 
 def map_patch_size(size: tuple[int, int]) -> int:
@@ -64,6 +76,9 @@ class Ranking:
         map_metric: of which the results hold maps.
         target: the settings of the target data set.
         shown: number of the image that was mapped.
+
+    Raises:
+        ValueError: a metric that is called as a column of the rows.
     """
 
     results: tuple[Result, ...]
@@ -72,6 +87,10 @@ class Ranking:
     map_metric: TransferabilityMetric
     target: dict[str, Any]
     shown: int
+
+    def __post_init__(self) -> None:
+        """Checks the names of the metrics."""
+        check_columns(self.metrics)
 
     @property
     def scored(self) -> list[Result]:
@@ -89,11 +108,11 @@ class Ranking:
         The consensus ranks candidates by the mean of their ranks (Borda's count).
         """
         ranks = {
-            metric.name: _ranked({each.name: -each.scores[metric.name].score for each in self.scored})
+            metric.name: _ranks({each.name: -each.scores[metric.name].score for each in self.scored})
             for metric in self.metrics
         }
         means = {each.name: sum(names[each.name] for names in ranks.values()) / len(ranks) for each in self.scored}
-        return ranks | {"consensus": _ranked(means)}
+        return ranks | {"consensus": _ranks(means)}
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each candidate that has scores, best first: what `ranking.csv` holds."""
@@ -122,7 +141,7 @@ class Ranking:
         write_csv(folder / "ranking.csv", list(rows[0]) if rows else ["rank", "name"], rows)
 
 
-def _ranked(values: Mapping[str, float]) -> dict[str, int]:
+def _ranks(values: Mapping[str, float]) -> dict[str, int]:
     """Ranks from 1, the least value first."""
     ordered = sorted(values.values())
     return {name: ordered.index(value) + 1 for name, value in values.items()}

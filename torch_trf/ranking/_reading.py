@@ -65,10 +65,10 @@ def read_model(
     start = time.perf_counter()
     passes = ForwardPasses(candidate.make(), inference)
     transform = candidate.make_transform()
-    of_target = _read(candidate, passes, target.make(transform), drawn, title)
+    of_target = _outputs(candidate, passes, target.make(transform), drawn, title)
     samples = {sample_name(reads): of_target.samples[layer] for reads, layer in candidate.layer_of.items()}
     if source is not None and candidate.source is not None:
-        of_source = _read(candidate, passes, candidate.source.make(transform), source, f"{title}: source")
+        of_source = _outputs(candidate, passes, candidate.source.make(transform), source, f"{title}: source")
         samples[SOURCE_SAMPLE] = of_source.samples[candidate.layer]
     for sample in samples.values():
         sample.faults.check(target.num_classes, target.ignore_index)
@@ -82,11 +82,11 @@ def read_model(
 
 def mapped_layer(candidate: Candidate, metric: TransferabilityMetric) -> str | None:
     """The layer that a metric is mapped of; None where the candidate does not give what it reads."""
-    return candidate.layer_of.get(metric.looks[0].reads)
+    return candidate.layer_of.get(metric.reads)
 
 
 @dataclass(frozen=True, slots=True)
-class _ImagesRead:
+class _Outputs:
     """What a model's layers give of the images of a data set: at the drawn pixels, and of the image that is shown."""
 
     samples: dict[str, PixelSample]
@@ -94,9 +94,9 @@ class _ImagesRead:
     labels: Int64[Tensor, "H W"]
 
 
-def _read(
+def _outputs(
     candidate: Candidate, passes: ForwardPasses, images: LabeledImages, drawn: DrawnPixels, title: str
-) -> _ImagesRead:
+) -> _Outputs:
     parts = drawn.of_images()
     indices = sorted(parts.keys() | {drawn.shown})
     layers = tuple(dict.fromkeys(candidate.layer_of.values()))
@@ -114,7 +114,7 @@ def _read(
                 if layer not in rows:
                     rows[layer] = values.new_zeros(drawn.sample.labels.numel(), values.shape[1])
                 rows[layer][pixels.to(values.device)] = values
-    return _ImagesRead({layer: drawn.filled(values) for layer, values in rows.items()}, shown, labels)
+    return _Outputs({layer: drawn.filled(values) for layer, values in rows.items()}, shown, labels)
 
 
 def _map(
@@ -126,7 +126,7 @@ def _map(
 ) -> Float64[Tensor, "rows columns"]:
     """The metric over an image, patch by patch, on the CPU; NaN where a patch has too few pixels.
 
-    A metric that looks twice takes its first look at all drawn pixels.
+    The first look of a metric that looks twice is at the drawn pixels.
     """
     size = size_of(labels)
     on_labels = bilinear(features.unsqueeze(0).to(torch.float32), size)

@@ -20,12 +20,14 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_dtype, to_pil_image
 
+from .._class_path import ClassPath
 from .._files import PathLike, whole_file
 from .._versions import versions
 from ..datasets import IGNORED
 from ..metrics import TransferabilityMetric
 from ..plots import COLORS, OPACITY, PERCENTILES
 from ._ranking import Ranking, map_patch_size
+from ._store import Settings
 
 DECIMALS = 4  # of every score
 LEAST_SPAN = 10 * 10**-DECIMALS  # of an axis: less is not to be seen in the numbers either
@@ -97,8 +99,8 @@ def write_report(
         charts=[_chart(ranking, metric) for metric in ranking.metrics],
         maps=_maps(ranking, (labels.shape[0], labels.shape[1])),
         size=tuple(labels.shape),
-        image=_scaled(picture, Image.Resampling.LANCZOS, "JPEG", quality=85),
-        labels=_label_image(labels, colors),
+        image=_scaled_uri(picture, Image.Resampling.LANCZOS, "JPEG", quality=85),
+        labels=_labels_uri(labels, colors),
         legend=[(names[label], f"#{bytes(colors[label]).hex()}") for label in present],
         ignored=bool((labels == IGNORED).any()),
         opacity=OPACITY,
@@ -139,7 +141,7 @@ class Axis:
 def _environment() -> Environment:
     """Jinja with what the page says in numbers."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": _number, "called": _called, "pretty": _pretty}
+    environment.filters |= {"number": _number, "one_line": _one_line, "indented": _indented}
     return environment
 
 
@@ -148,7 +150,7 @@ def _number(value: float, decimals: int = DECIMALS) -> str:
     return f"{round(value, decimals) + 0.0:,.{decimals}f}".replace("-", "\N{MINUS SIGN}")
 
 
-def _called(what: Any) -> str:
+def _one_line(what: ClassPath) -> str:
     """A data set in one line: what makes it, and of what."""
     if not isinstance(what, dict):
         return str(what)
@@ -156,7 +158,7 @@ def _called(what: Any) -> str:
     return f"{what['class_path'].rpartition('.')[2]}({arguments})"
 
 
-def _pretty(settings: Any) -> str:
+def _indented(settings: Settings) -> str:
     return json.dumps(settings, indent=2, ensure_ascii=False, default=str)
 
 
@@ -186,13 +188,13 @@ def _maps(ranking: Ranking, size: tuple[int, int]) -> dict[str, Any]:
     norm, colors = Normalize(axis.low, axis.high), colormaps[COLORS]
     painted = {name: colors(norm(np.ma.masked_invalid(values)), bytes=True) for name, values in tiles.items()}
     return {
-        "images": {name: _png(picture) for name, picture in painted.items()},
+        "images": {name: _png_uri(picture) for name, picture in painted.items()},
         "holes": any(np.isnan(values).any() for values in tiles.values()),
         "patch_size": patch_size,
         "width": f"{100 * columns * patch_size / size[1]:.3f}%",
         "height": f"{100 * rows * patch_size / size[0]:.3f}%",
         "axis": axis,
-        "bar": _png(colors(np.linspace(0, 1, 256)[np.newaxis], bytes=True)),
+        "bar": _png_uri(colors(np.linspace(0, 1, 256)[np.newaxis], bytes=True)),
     }
 
 
@@ -212,19 +214,19 @@ def _class_colors() -> np.ndarray:
     return np.resize(np.concatenate(colors), (256, 3))
 
 
-def _label_image(labels: Int64[Tensor, "H W"], colors: np.ndarray) -> str:
+def _labels_uri(labels: Int64[Tensor, "H W"], colors: np.ndarray) -> str:
     drawn = Image.fromarray(labels.to(torch.uint8).cpu().numpy())
     drawn.putpalette(colors.tobytes())
-    return _scaled(drawn, Image.Resampling.NEAREST, "PNG", transparency=IGNORED)
+    return _scaled_uri(drawn, Image.Resampling.NEAREST, "PNG", transparency=IGNORED)
 
 
-def _scaled(picture: Image.Image, by: Image.Resampling, kind: str, **options: Any) -> str:
+def _scaled_uri(picture: Image.Image, by: Image.Resampling, kind: str, **options: Any) -> str:
     """A picture that is no wider than it is shown."""
     picture.thumbnail((LARGEST_WIDTH, picture.height), by)
     return _uri(picture, kind, **options)
 
 
-def _png(colors: np.ndarray) -> str:
+def _png_uri(colors: np.ndarray) -> str:
     return _uri(Image.fromarray(colors), "PNG")
 
 

@@ -10,12 +10,18 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from .._files import write_bytes, write_json
+from ..metrics import METRICS
 from ..statistics import PixelSample
+from ..transport import SOLVERS
 from ._ranking import Result
 from ._reading import Reading
 
 Settings = dict[str, Any]
 T = TypeVar("T", Reading, Result)
+SHORT_NAMES: dict[type, str] = {
+    **{type(metric): name for name, metric in METRICS.items()},
+    **{solver: name for name, solver in SOLVERS.items()},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +91,13 @@ def as_class_path(value: Any) -> Any:
 
     Example:
         >>> as_class_path(torch_trf.transport.Exact(strict=True))
-        {'class_path': 'torch_trf.transport._exact.Exact', 'init_args': {'strict': True}}
+        {'class_path': 'exact', 'init_args': {'strict': True}}
     """
     if not is_dataclass(value):
         return value
     arguments = {field.name: as_class_path(getattr(value, field.name)) for field in fields(value) if field.init}
-    return {"class_path": f"{type(value).__module__}.{type(value).__qualname__}", "init_args": arguments}
+    path = SHORT_NAMES.get(type(value), f"{type(value).__module__}.{type(value).__qualname__}")
+    return {"class_path": path, "init_args": arguments}
 
 
 def differences(before: Any, now: Any, name: str = "") -> Iterator[str]:

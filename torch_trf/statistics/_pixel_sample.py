@@ -90,7 +90,7 @@ class PixelSample(Statistic):
         is_drawn = key < LARGEST_KEY
         height, width = labels.shape[1:]
         values = images[pixel // (height * width), :, pixel // width % height, pixel % width]
-        met = Faults.from_pixels(labels.flatten(), bad.flatten(), torch.zeros_like(bad).flatten())
+        label_faults = Faults.from_pixels(labels.flatten(), bad.flatten(), torch.zeros_like(bad).flatten())
         # All samples look at the same labels: bad ones count once, in the first.
         first = torch.arange(key[..., 0].numel(), device=key.device).reshape(key.shape[:-1]) == 0
         sample = cls(
@@ -100,9 +100,9 @@ class PixelSample(Statistic):
             index.flatten()[pixel].masked_fill(~is_drawn, NOT_DRAWN),
             may_be_drawn.sum(-1).expand(key.shape[:-1]),
             faults=Faults(
-                met.bad_labels * first,
-                met.least_bad_label.where(first, LARGEST_INT64),
-                met.largest_bad_label.where(first, LEAST_INT64),
+                label_faults.bad_labels * first,
+                label_faults.least_bad_label.where(first, LARGEST_INT64),
+                label_faults.largest_bad_label.where(first, LEAST_INT64),
                 (~values.isfinite().all(-1) & is_drawn).sum(-1),
             ),
         )
@@ -163,7 +163,7 @@ class PixelSample(Statistic):
     def __add__(self, other: "PixelSample") -> "PixelSample":
         """The n pixels of smallest key of both."""
         dim = len(self.batch_shape)
-        places = [torch.cat([mine, others], dim) for mine, others in zip(self._places(), other._places(), strict=True)]
+        places = [torch.cat(pair, dim) for pair in zip(self._places(), other._places(), strict=True)]
         return self._smallest(places, self.population + other.population, self.faults + other.faults)
 
     def _pool(self) -> "PixelSample":

@@ -5,9 +5,7 @@ from typing import ClassVar
 
 import torch
 
-from ._coupling import Coupling
 from ._exact import Exact
-from ._problem import Problem
 from ._sinkhorn import Sinkhorn
 from ._solver import Solver
 
@@ -44,8 +42,3 @@ class Auto(Solver):
     def for_cost_divided_by(self, divisor: float) -> "Auto":
         """With the Sinkhorn that finds the same coupling."""
         return replace(self, sinkhorn=self.sinkhorn.for_cost_divided_by(divisor))
-
-    def solve(self, problem: Problem, *, progress: bool = False) -> Coupling:
-        """Couplings by the solver that is chosen."""
-        pixels = max(problem.source.shape[-2], problem.target.shape[-2])
-        return self.choose(pixels, problem.unit.device).solve(problem, progress=progress)

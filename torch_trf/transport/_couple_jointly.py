@@ -61,7 +61,11 @@ def couple_jointly(
     if not 0 < gamma <= 1:
         raise ValueError(f"gamma must be above 0 and at most 1, not {gamma}")
     sides = Sides.of(features, labels, source, num_classes, num_source_classes)
-    solver = as_solver(solver)
+    return couple_sides_jointly(sides, gamma=gamma, solver=as_solver(solver), progress=progress)
+
+
+def couple_sides_jointly(sides: Sides, *, gamma: float, solver: Solver, progress: bool = False) -> Coupling:
+    """`couple_jointly`, of pixels that were checked."""
     if gamma == 1:
         return couple_sides(sides, solver=solver, progress=progress)
     # The ground cost divided by gamma, so that features stay as precise as they are.

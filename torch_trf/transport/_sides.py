@@ -35,6 +35,22 @@ class Sides:
         """
         num_classes = _checked_classes(features, labels, num_classes, "target")
         num_source_classes = _checked_classes(*source, num_source_classes, "source")
+        return cls.joined(features, labels, source, num_classes, num_source_classes)
+
+    @classmethod
+    def joined(
+        cls,
+        features: Tensor,
+        labels: Tensor,
+        source: tuple[Tensor, Tensor],
+        num_classes: int,
+        num_source_classes: int,
+    ) -> "Sides":
+        """Pixels that were checked, each side by itself; no value is looked at.
+
+        Raises:
+            ValueError: sides that do not belong together.
+        """
         _check_model(features, source[0])
         return cls(features, labels, *_broadcast(*source, labels.shape[:-1]), num_classes, num_source_classes)
 

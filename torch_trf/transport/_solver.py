@@ -24,8 +24,6 @@ class ConvergenceError(RuntimeError):
 class Solver:
     """How couplings are found: `Exact`, `Sinkhorn` or `Auto`, with its options. Solvers of equal options are equal.
 
-    A solver of your own is a frozen dataclass with a `name`, `solve` and `shortfall`.
-
     Args:
         strict: whether a coupling that did not converge is a `ConvergenceError` instead of a `ConvergenceWarning`.
     """
