@@ -67,7 +67,7 @@ def score_folder(
         48
     """
     metrics = as_metrics(metrics)
-    sides = folder_sides(
+    target_side, source_side = folder_sides(
         target,
         source,
         metrics,
@@ -77,15 +77,20 @@ def score_folder(
         ignore_index=ignore_index,
         seed=sampling.seed,
     )
-    return score_sides(
-        *sides,
+    scorer = Scorer(
         metrics=metrics,
+        num_classes=target_side.num_classes,
+        num_source_classes=None if source_side is None else source_side.num_classes,
         ignore_index=ignore_index,
         sampling=sampling,
         solver=solver,
         device=device,
-        progress=progress,
+        all_ranks=distributed.is_initialized(),
+        progress=progress and rank() == 0,
     )
+    source_part = None if source_side is None else _part_of_rank(source_side.folder)
+    statistics = scorer.collect(_part_of_rank(target_side.folder), source=source_part)
+    return scorer.scores(statistics) if rank() == 0 else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,35 +142,6 @@ def folder_sides(
     other = _feature_folder(source, coupled, subfolders).draw(num_source_images, seed)
     num_source_classes = _num_classes(other, num_source_classes, ignore_index, "num_source_classes")
     return Side(folder, num_classes), Side(other, num_source_classes)
-
-
-def score_sides(
-    target: Side,
-    source: Side | None,
-    *,
-    metrics: Sequence[TransferabilityMetric],
-    ignore_index: int,
-    sampling: Sampling,
-    solver: SolverLike,
-    device: torch.device | str | None,
-    progress: bool,
-) -> dict[str, Score]:
-    """The scores of what `folder_sides` gave; arguments, result and errors as for `score_folder`."""
-    scorer = Scorer(
-        metrics=tuple(metrics),
-        num_classes=target.num_classes,
-        num_source_classes=None if source is None else source.num_classes,
-        ignore_index=ignore_index,
-        sampling=sampling,
-        solver=solver,
-        device=device,
-        all_ranks=distributed.is_initialized(),
-        progress=progress and rank() == 0,
-    )
-    statistics = scorer.collect(
-        _part_of_rank(target.folder), source=None if source is None else _part_of_rank(source.folder)
-    )
-    return scorer.scores(statistics) if rank() == 0 else {}
 
 
 def _feature_folder(

@@ -11,7 +11,7 @@ from .._collectives import rank
 from .._files import write_json
 from .._versions import versions
 from ..features import FeatureFolder, natural_files
-from ..folders import Side, folder_sides, score_sides
+from ..folders import Side, folder_sides, score_folder
 from ..maps import Mapper
 from ..metrics import METRICS, TransferabilityMetric, as_metric, as_metrics
 from ..score import Score
@@ -103,10 +103,12 @@ def score(options: Namespace) -> None:
     given, device = chosen_metrics(options), chosen_device(options.device)
     metrics = as_metrics(given)
     target, source = _sides(options, metrics, options.seed)
-    scores = score_sides(
-        target,
-        source,
+    scores = score_folder(
+        target.folder,
+        source=None if source is None else source.folder,
         metrics=metrics,
+        num_classes=target.num_classes,
+        num_source_classes=None if source is None else source.num_classes,
         ignore_index=options.ignore_index,
         sampling=chosen_sampling(options),
         solver=options.solver,
