@@ -146,8 +146,8 @@ class Scorer:
 
     def collect(self, target: Batches, *, source: Source | None = None) -> dict[str, Statistic]:
         """All that the scores must know of the pixels, by name, for `scores`; arguments and errors as for a call."""
-        if self.coupled and source is None:
-            raise ValueError(f"{self.coupled[0].name} compares two data sets: a source is needed beside the target")
+        for coupled in self.coupled:
+            coupled.require_source(source)
         reader = self._reader(target)
         statistics = self._pass(reader, self._builds(once=reader.once), "target")
         again = [metric for metric in self._metrics if not (reader.once or self._draws(metric))]
@@ -202,8 +202,7 @@ class Scorer:
             ValueError: pixels that are bad or missing.
             ConvergenceError: as for a call.
         """
-        target = {name: statistic.join_groups() for name, statistic in statistics.items()}
-        source = target.pop(SOURCE_SAMPLE, None)
+        target, source = _sides(statistics)
         if source is not None:
             source.require_pixels(self._source_classes, self.ignore_index)
         for statistic in target.values():
@@ -226,8 +225,7 @@ class Scorer:
     def warn_if_fewer(self, statistics: Mapping[str, Statistic]) -> None:
         """Warns where fewer pixels were drawn than asked for; `statistics` as for `scores`."""
         if self.sampling.num_pixels is not None:  # all of them are samples, those of the target alike
-            target = {name: statistic.join_groups() for name, statistic in statistics.items()}
-            source = target.pop(SOURCE_SAMPLE, None)
+            target, source = _sides(statistics)
             self.sampling.warn_if_fewer(cast(PixelSample, next(iter(target.values()))), "target", self.num_classes)
             if source is not None:
                 self.sampling.warn_if_fewer(cast(PixelSample, source), "source", self._source_classes)
@@ -248,13 +246,13 @@ class Scorer:
             once: whether the pixels are seen only once, so that a sample of them is kept for second looks.
         """
         builds: dict[str, Build] = {}
-        for_second_look = Sampling(num_pixels=self.stream_pixels, seed=self.sampling.seed)  # stand for all of a stream
         for metric in self._metrics:
             if self._draws(metric):
                 builds[sample_name(metric.reads)] = partial(self._draw, reads=metric.reads, sampling=self.sampling)
             else:
                 builds[metric.look_names[0]] = self._build(metric, 0, None)
                 if once and len(metric.looks) > 1:
+                    for_second_look = Sampling(num_pixels=self.stream_pixels, seed=self.sampling.seed)
                     builds[_again_name(metric)] = partial(self._draw, reads=metric.reads, sampling=for_second_look)
         return builds
 
@@ -339,9 +337,8 @@ class Scorer:
         return statistic, before
 
     def _couple(self, metric: CoupledMetric, target: PixelSample, source: PixelSample | None) -> Coupling:
-        if source is None:
-            raise ValueError(f"{metric.name} compares two data sets: a source is needed beside the target")
-        source = cast(PixelSample, metric.looks[0].at_sample(source, num_classes=self._source_classes))
+        sample = metric.require_source(source)
+        source = cast(PixelSample, metric.looks[0].at_sample(sample, num_classes=self._source_classes))
         return metric.couple_pixels(
             target.features,
             target.labels,
@@ -359,6 +356,13 @@ class Scorer:
     @property
     def _source_classes(self) -> int:
         return cast(int, self.num_source_classes)  # there is one where a metric needs a source
+
+
+def _sides(statistics: Mapping[str, Statistic]) -> tuple[dict[str, Statistic], Statistic | None]:
+    """The statistics of the target, and the sample of the source where there is one; groups are joined."""
+    target = {name: statistic.join_groups() for name, statistic in statistics.items()}
+    source = target.pop(SOURCE_SAMPLE, None)
+    return target, source
 
 
 def _again_name(metric: TransferabilityMetric) -> str:

@@ -119,7 +119,7 @@ class Mapper:
             raise ValueError(f"{self._metric.name} looks at every pixel twice: give batches that can be read again")
         other, images = None, 1  # the source and its grid
         if isinstance(self._metric, CoupledMetric):
-            source_reader = self._source_reader(source)
+            source_reader = self._source_reader(self._metric.require_source(source))
             images = max(source_reader.images(), 1 if self.pool == "image" else reader.images())
             other = source_reader, self.grid(source_reader.first_of_one_size())
         grid = self.grid(reader.first_of_one_size(), images)
@@ -171,10 +171,8 @@ class Mapper:
         """Whether all pixels must be read again for a second look; those of an image that is mapped alone are held."""
         return len(self._metric.looks) > 1 and (self.pool == "dataset" or self.first_look == "dataset")
 
-    def _source_reader(self, source: Batches | None) -> Reader:
+    def _source_reader(self, source: Batches) -> Reader:
         """The batches of the source data set."""
-        if source is None:
-            raise ValueError(f"{self._metric.name} compares two data sets: a source is needed beside the target")
         if self.num_source_classes is None:
             raise ValueError(f"{self._metric.name} needs num_source_classes")
         return Reader(list(source) if isinstance(source, Iterator) else source)

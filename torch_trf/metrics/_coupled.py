@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from jaxtyping import Float, Float64, Int64, Integer
 from torch import Tensor
@@ -14,6 +14,8 @@ from ..transport import Coupling, Sides, SolverLike, as_solver, couple_sides_joi
 from ._look import Look
 from ._metric import TransferabilityMetric
 from ._nce import negative_conditional_entropy
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +62,16 @@ class CoupledMetric(TransferabilityMetric):
         """
         sides = Sides.joined(features, labels, source, num_classes, num_source_classes)
         return couple_sides_jointly(sides, gamma=self.gamma, solver=as_solver(solver), progress=progress)
+
+    def require_source(self, source: T | None) -> T:
+        """The source, which must be there.
+
+        Raises:
+            ValueError: None.
+        """
+        if source is None:
+            raise ValueError(f"{self.name} compares two data sets: a source is needed beside the target")
+        return source
 
     def score(self, coupling: Coupling) -> Float64[Tensor, "*batch"]:
         """How well the source label tells the target label once their pixels are coupled, in nats."""
