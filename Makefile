@@ -17,12 +17,13 @@ INSTALLED := .venv/installed
 WITH_KERNELS := TORCH_TRF_REQUIRE_EXT=1
 endif
 
-.PHONY: help demo check test lint bench clean
+.PHONY: help demo check test fuzz lint bench clean
 
 help:
 	@echo "make demo    rank small models, fine-tune them, and see which metric was right; in build/demo"
 	@echo "make check   style, types and the quick tests, without doctests, in less than a minute: before every commit"
 	@echo "make test    run all tests and doctests, with the compiled kernels and on the Python reference"
+	@echo "make fuzz    try many damaged files, configurations and values on everything that reads any"
 	@echo "make lint    check style and types"
 	@echo "make bench   measure speed"
 	@echo "make clean   remove .venv and whatever was built"
@@ -40,6 +41,9 @@ test: $(INSTALLED) .venv/cuda-compiled
 ifneq ($(TORCH_TRF_NO_EXT),1)
 	TORCH_TRF_NO_EXT=1 $(PYTEST) --quiet $(CORE_TESTS)
 endif
+
+fuzz: $(INSTALLED)
+	$(PYTEST) --fuzz 100 tests/fuzz
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

@@ -1,6 +1,6 @@
 """Options and fixtures of the whole suite.
 
-`pytest --device cuda` runs it on a GPU. Shapes in signatures are checked at run time (jaxtyping and beartype).
+`pytest --device cuda` runs it on a GPU, `pytest --fuzz 100 tests/fuzz` tries 100 times as many damaged inputs. Shapes in signatures are checked at run time (jaxtyping and beartype).
 """
 
 import os
@@ -22,6 +22,7 @@ settings.load_profile("suite")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", default="cpu", help="where the tensors of the tests lie: cpu or cuda")
+    parser.addoption("--fuzz", type=int, default=1, help="how many times as many damaged inputs as usual")
 
 
 @pytest.fixture(scope="session")
