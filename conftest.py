@@ -1,7 +1,7 @@
 """Options and fixtures of the whole suite.
 
-`pytest --device cuda` runs it on a GPU, `pytest --fuzz 100 tests/fuzz` tries 100 times as many damaged inputs. Shapes in
-signatures are checked at run time (jaxtyping and beartype).
+`pytest --device cuda` runs it on a GPU; `pytest --fuzz 100 tests/fuzz` tries 100 times as many damaged inputs. Shapes
+in signatures are checked at run time (jaxtyping and beartype).
 """
 
 import os
