@@ -17,13 +17,14 @@ INSTALLED := .venv/installed
 WITH_KERNELS := TORCH_TRF_REQUIRE_EXT=1
 endif
 
-.PHONY: help demo check test fuzz lint bench clean
+.PHONY: help demo check test fuzz sanitize lint bench clean
 
 help:
 	@echo "make demo    rank small models, fine-tune them, and see which metric was right; in build/demo"
 	@echo "make check   style, types and the quick tests, without doctests, in less than a minute: before every commit"
 	@echo "make test    run all tests and doctests, with the compiled kernels and on the Python reference"
 	@echo "make fuzz    try many damaged files, configurations and values on everything that reads any"
+	@echo "make sanitize  build the CPU kernels with ASan and UBSan, and run the tests of the ops on them"
 	@echo "make lint    check style and types"
 	@echo "make bench   measure speed"
 	@echo "make clean   remove .venv and whatever was built"
@@ -44,6 +45,18 @@ endif
 
 fuzz: $(INSTALLED)
 	$(PYTEST) --fuzz 100 tests/fuzz
+
+# In a copy of its own, so that the kernels in use stay as they are. Python itself leaks by design: leaks are not looked for.
+SANITIZED := build/sanitized
+SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all
+sanitize: $(INSTALLED)
+	rm -rf $(SANITIZED) && mkdir -p $(SANITIZED)
+	cp -r torch_trf tests conftest.py pyproject.toml $(SANITIZED) && rm -f $(SANITIZED)/torch_trf/*.so
+	TORCH_TRF_NO_CUDA=1 CFLAGS="$(SANITIZE)" LDFLAGS="$(SANITIZE)" PATH="$(CURDIR)/$(BIN):$$PATH" \
+	  python setup.py --quiet build_ext --build-lib $(SANITIZED) --build-temp $(SANITIZED)/objects
+	cd $(SANITIZED) && PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 CUDA_VISIBLE_DEVICES= TORCH_TRF_REQUIRE_EXT=1 \
+	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 LD_PRELOAD="$(foreach name,asan ubsan stdc++,$(shell $(CXX) -print-file-name=lib$(name).so))" \
+	  $(CURDIR)/$(BIN)/python -m pytest --quiet tests/ops tests/fuzz/test_ops.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

@@ -59,12 +59,24 @@ struct PatchGrid {
   int64_t height, width, stride_height, stride_width;
 };
 
+// What a chunk holds of moments, of a joint mass, and of a log-likelihood.
+inline int64_t numbers_of_moments(int64_t channels, int64_t classes) {
+  return product("channels, sums of each", {channels, channels + classes + 1}) + 1;
+}
+
+inline int64_t numbers_of_joint_mass(int64_t source_classes, int64_t classes) {
+  return product("target classes, source classes", {classes, source_classes});
+}
+
+inline int64_t numbers_of_log_likelihood(int64_t, int64_t) { return 2; }
+
 inline PatchGrid grid_of_cells(int64_t height, int64_t width) { return {height, width, height, width}; }
 
-// `numbers`: how many a chunk of a patch holds. The checks are those of `check_pixels` in Python: an op that is called
-// past it must not read beyond its tensors.
-inline Geometry make_geometry(const Tensor& features, const Tensor& labels, int64_t num_classes, const PatchGrid& grid,
-                              bool pool_batch, int64_t ignore_index, int64_t numbers) {
+// `numbers_of` gives how many numbers a chunk of a patch holds, of the channels and classes. The checks are those of
+// `check_pixels` in Python: an op that is called past it must not read beyond its tensors.
+template <typename NumbersOf>
+Geometry make_geometry(const Tensor& features, const Tensor& labels, int64_t num_classes, const PatchGrid& grid,
+                       bool pool_batch, int64_t ignore_index, const NumbersOf& numbers_of) {
   STD_TORCH_CHECK(features.dim() == 4 && labels.dim() == 3 && features.size(0) == labels.size(0) &&
                       features.size(2) == labels.size(1) && features.size(3) == labels.size(2),
                   "features ", shape_of(features), " must be [B, D, H, W] and labels ", shape_of(labels), " [B, H, W]");
@@ -72,6 +84,7 @@ inline Geometry make_geometry(const Tensor& features, const Tensor& labels, int6
   STD_TORCH_CHECK(features.size(1) > 0, "features ", shape_of(features), " have no channel");
   STD_TORCH_CHECK(on_same_device(features, labels), "features and labels must be on one device");
   STD_TORCH_CHECK(num_classes > 0, "num_classes must be positive, not ", num_classes);
+  STD_TORCH_CHECK(num_classes <= kMostNumbers, "num_classes=", num_classes, ": so many classes fit into no memory");
   STD_TORCH_CHECK(grid.height > 0 && grid.height <= height && grid.width > 0 && grid.width <= width, "a patch of ",
                   grid.height, " x ", grid.width, " pixels does not fit into ", height, " x ", width, " pixels");
   STD_TORCH_CHECK(grid.stride_height > 0 && grid.stride_width > 0, "the stride must be positive, not ",
@@ -88,9 +101,10 @@ inline Geometry make_geometry(const Tensor& features, const Tensor& labels, int6
   g.patch_rows = (height - grid.height) / grid.stride_height + 1;
   g.patch_columns = (width - grid.width) / grid.stride_width + 1;
   g.patch_images = pool_batch ? images : 1;
-  g.patches = g.patch_rows * g.patch_columns * (pool_batch ? 1 : images);
-  g.patch_pixels = grid.height * grid.width * g.patch_images;
-  const int64_t most_chunks = std::max<int64_t>(1, kMostPartialSums / std::max<int64_t>(1, g.patches * numbers));
+  g.patches = product("patches", {g.patch_rows, g.patch_columns, pool_batch ? 1 : images});
+  g.patch_pixels = product("pixels of a patch", {grid.height, grid.width, g.patch_images});
+  const int64_t sums = product("patches, sums of each", {g.patches, numbers_of(g.channels, num_classes)});
+  const int64_t most_chunks = std::max<int64_t>(1, kMostPartialSums / std::max<int64_t>(1, sums));
   g.chunk_pixels = std::max(kChunkPixels, (g.patch_pixels + most_chunks - 1) / most_chunks);
   g.chunks = std::max<int64_t>(1, (g.patch_pixels + g.chunk_pixels - 1) / g.chunk_pixels);
   for (int i = 0; i < 4; ++i) g.feature_strides[i] = features.stride(i);
@@ -98,10 +112,18 @@ inline Geometry make_geometry(const Tensor& features, const Tensor& labels, int6
   return g;
 }
 
-// `target_given_source`: p(y|z) of every patch.
-inline void check_target_given_source(const Tensor& target_given_source, const Geometry& g) {
+// `target_given_source`: p(y|z) of every patch. How many target classes it tells of.
+inline int64_t classes_of(const Tensor& target_given_source) {
+  STD_TORCH_CHECK(target_given_source.dim() >= 2, "target_given_source ", shape_of(target_given_source),
+                  " must be [*patches, K, Z]");
+  return target_given_source.size(-2);
+}
+
+inline void check_target_given_source(const Tensor& target_given_source, const Tensor& logits, const Geometry& g) {
+  STD_TORCH_CHECK(on_same_device(target_given_source, logits), "target_given_source must be on the logits' device");
   STD_TORCH_CHECK(target_given_source.scalar_type() == ScalarType::Double && target_given_source.is_contiguous() &&
-                      target_given_source.numel() == g.patches * g.classes * g.channels,
+                      target_given_source.numel() ==
+                          product("patches, target classes, source classes", {g.patches, g.classes, g.channels}),
                   "target_given_source ", shape_of(target_given_source), " must be contiguous float64 [*patches, K, Z]",
                   " of ", g.patches, " patches, K=", g.classes, ", Z=", g.channels);
 }

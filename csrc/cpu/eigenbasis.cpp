@@ -88,9 +88,8 @@ double scale_of(const double* matrix, int64_t area) {
 }
 
 std::tuple<Tensor, Tensor> eigenbasis(const Tensor& matrix, const Tensor& rows) {
-  check_eigenproblems(matrix, rows);
-  const int64_t channels = matrix.size(-1), num_rows = rows.size(-2);
-  const int64_t area = channels * channels, row_area = num_rows * channels;
+  const Areas areas = check_eigenproblems(matrix, rows);
+  const int64_t channels = matrix.size(-1), num_rows = rows.size(-2), area = areas.matrix, row_area = areas.rows;
   std::vector<int64_t> shape;
   for (int64_t i = 0; i + 1 < matrix.dim(); ++i) shape.push_back(matrix.size(i));
   const Tensor eigenvalues = torch::stable::new_empty(matrix, shape), coordinates = torch::stable::empty_like(rows);

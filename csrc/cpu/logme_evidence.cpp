@@ -46,7 +46,7 @@ double maximize(const Regression& y, const Settings& settings) {
     residual = residual + y.outside + settings.epsilon;
     alpha = gamma / mean_square;
     beta = freedom / residual;
-    if (std::fabs(alpha / beta - ratio) <= settings.tolerance * ratio) break;
+    if (!(std::fabs(alpha / beta - ratio) > settings.tolerance * ratio)) break;  // where it is no number, too
   }
   double log_determinant = 0;
   for (int64_t d = 0; d < y.directions; ++d)
@@ -58,12 +58,12 @@ double maximize(const Regression& y, const Settings& settings) {
 
 Tensor logme_evidence(const Tensor& sigma, const Tensor& projected, const Tensor& outside, const Tensor& count,
                       const Tensor& included, double epsilon, double tolerance, int64_t max_iterations) {
-  check_regressions(sigma, projected, outside, count, included);
+  check_regressions(sigma, projected, outside, count, included, tolerance, max_iterations);
   const int64_t directions = sigma.size(-1), classes = outside.size(-1);
   const Tensor evidence = torch::stable::empty_like(outside);
   const double *const all_sigma = const_data<double>(sigma), *const all_projected = const_data<double>(projected);
   const double *const all_outside = const_data<double>(outside), *const all_counts = const_data<double>(count);
-  const bool* const all_included = const_data<bool>(included);
+  const uint8_t* const all_included = const_data<uint8_t>(included);  // a byte that is neither 0 nor 1 is no bool
   double* const all_evidence = data<double>(evidence);
   torch::stable::parallel_for(0, outside.numel(), 64, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {

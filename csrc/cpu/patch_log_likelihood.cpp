@@ -18,10 +18,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> patch_log_likelihood(const Tensor& lo
                                                                 int64_t stride_height, int64_t stride_width,
                                                                 bool pool_batch, int64_t ignore_index) {
   const PatchGrid grid{patch_height, patch_width, stride_height, stride_width};
-  const int64_t num_classes = target_given_source.size(-2), source_classes = logits.size(1);
-  const Geometry g = make_geometry(logits, labels, num_classes, grid, pool_batch, ignore_index, 2);
-  const int64_t numbers = num_classes * source_classes;
-  check_target_given_source(target_given_source, g);
+  const int64_t num_classes = classes_of(target_given_source);
+  const Geometry g =
+      make_geometry(logits, labels, num_classes, grid, pool_batch, ignore_index, numbers_of_log_likelihood);
+  check_target_given_source(target_given_source, logits, g);
+  const int64_t source_classes = g.channels, numbers = num_classes * source_classes;
   const Tensor total = make_rows(logits, g, true, {}), total_square = make_rows(logits, g, true, {});
   const Tensor pixel_count = make_rows(logits, g, false, {}, ScalarType::Long), faults = make_faults(logits, g);
   double *const all_total = data<double>(total), *const all_total_square = data<double>(total_square);

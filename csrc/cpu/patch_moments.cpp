@@ -218,8 +218,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> patch_moments
     const Tensor& features, const Tensor& labels, int64_t num_classes, int64_t cell_height, int64_t cell_width,
     bool pool_batch, int64_t ignore_index) {
   const PatchGrid cells = grid_of_cells(cell_height, cell_width);
-  const int64_t channels = features.size(1), numbers = channels * (channels + num_classes + 1) + 1;
-  const Geometry g = make_geometry(features, labels, num_classes, cells, pool_batch, ignore_index, numbers);
+  const Geometry g =
+      make_geometry(features, labels, num_classes, cells, pool_batch, ignore_index, numbers_of_moments);
+  const int64_t channels = g.channels;
   const Tensor origin = make_rows(features, g, false, {channels});
   const Tensor class_count = make_rows(features, g, false, {num_classes}, ScalarType::Long);
   const Tensor class_sum = make_rows(features, g, true, {num_classes, channels});

@@ -14,7 +14,7 @@ constexpr int64_t kFewDirections = 32;  // up to here 8 lanes have a class, beyo
 
 struct Regressions {
   const double *sigma, *projected, *outside, *count;  // [entries, D], [entries, K, D], [entries, K], [entries]
-  const bool* included;                               // [entries, K]
+  const uint8_t* included;                            // [entries, K], 0 for no
   double* evidence;                                   // [entries, K]
   int64_t entries, classes, directions;
   double epsilon, tolerance;
@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(kThreads) maximize(const Regressions all) {
         alpha = gamma / mean_square;
         beta = freedom / residual;
       }
-      const bool now = !converged && fabs(alpha / beta - ratio) <= all.tolerance * ratio;
+      const bool now = !converged && !(fabs(alpha / beta - ratio) > all.tolerance * ratio);  // no number: at once
       const bool last = !converged && (now || iteration == all.max_iterations - 1);
       if (__any_sync(kAllLanes, last)) {
         const double log_determinant = sum_present([&](double s) { return log1p(s * (beta / alpha)); });
@@ -88,7 +88,7 @@ void launch_maximize(const Regressions& all, const Launch& launch) {
 
 Tensor logme_evidence(const Tensor& sigma, const Tensor& projected, const Tensor& outside, const Tensor& count,
                       const Tensor& included, double epsilon, double tolerance, int64_t max_iterations) {
-  check_regressions(sigma, projected, outside, count, included);
+  check_regressions(sigma, projected, outside, count, included, tolerance, max_iterations);
   const int64_t classes = outside.size(-1), directions = sigma.size(-1), entries = count.numel();
   const Launch launch(sigma);
   const Tensor evidence = torch::stable::empty_like(outside);
@@ -97,7 +97,7 @@ Tensor logme_evidence(const Tensor& sigma, const Tensor& projected, const Tensor
                           const_data<double>(projected),
                           const_data<double>(outside),
                           const_data<double>(count),
-                          const_data<bool>(included),
+                          const_data<uint8_t>(included),
                           data<double>(evidence),
                           entries,
                           classes,

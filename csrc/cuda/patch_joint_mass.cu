@@ -100,9 +100,10 @@ __global__ void __launch_bounds__(kSlots)
 std::tuple<Tensor, Tensor> patch_joint_mass(const Tensor& logits, const Tensor& labels, int64_t num_classes,
                                             int64_t cell_height, int64_t cell_width, bool pool_batch,
                                             int64_t ignore_index, bool hard) {
-  const int64_t source_classes = logits.size(1), numbers = num_classes * source_classes;
   const PatchGrid cells = grid_of_cells(cell_height, cell_width);
-  const Geometry g = make_geometry(logits, labels, num_classes, cells, pool_batch, ignore_index, numbers);
+  const Geometry g =
+      make_geometry(logits, labels, num_classes, cells, pool_batch, ignore_index, numbers_of_joint_mass);
+  const int64_t source_classes = g.channels, numbers = num_classes * source_classes;
   const Launch launch(logits);
   const Tensor mass = make_rows(logits, g, true, {num_classes, source_classes});
   const Tensor faults = make_faults(logits, g, launch);

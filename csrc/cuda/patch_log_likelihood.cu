@@ -83,9 +83,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> patch_log_likelihood(const Tensor& lo
                                                                 int64_t stride_height, int64_t stride_width,
                                                                 bool pool_batch, int64_t ignore_index) {
   const PatchGrid grid{patch_height, patch_width, stride_height, stride_width};
-  const int64_t num_classes = target_given_source.size(-2);
-  const Geometry g = make_geometry(logits, labels, num_classes, grid, pool_batch, ignore_index, 2);
-  check_target_given_source(target_given_source, g);
+  const int64_t num_classes = classes_of(target_given_source);
+  const Geometry g =
+      make_geometry(logits, labels, num_classes, grid, pool_batch, ignore_index, numbers_of_log_likelihood);
+  check_target_given_source(target_given_source, logits, g);
   const Launch launch(logits);
   const Tensor total = make_rows(logits, g, true, {}), total_square = make_rows(logits, g, true, {});
   const Tensor pixel_count = make_rows(logits, g, false, {}, ScalarType::Long), faults = make_faults(logits, g, launch);

@@ -47,8 +47,10 @@ def logme_evidence(
         `[..., K]`, in nats a pixel. There is no backward.
 
     Raises:
-        ValueError: shapes, dtypes or devices that do not fit.
+        ValueError: shapes, dtypes or devices that do not fit, a negative tolerance, or no iteration.
     """
+    if not (tolerance >= 0 and max_iterations > 0):
+        raise ValueError(f"tolerance={tolerance} must be at least 0 and max_iterations={max_iterations} at least 1")
     directions, classes, device = sigma.shape[-1], outside.shape[-1], sigma.device
     check_tensor("sigma", sigma, (*count.shape, directions), device)
     check_tensor("projected", projected, (*count.shape, classes, directions), device)
@@ -95,7 +97,7 @@ def logme_evidence_reference(
             - alpha / 2 * mean_square
         )
         evidence = torch.where(converged, evidence, log_evidence / count)
-        converged = converged | ((alpha / beta - ratio).abs() <= tolerance * ratio)
+        converged = converged | ~((alpha / beta - ratio).abs() > tolerance * ratio)  # what is no number stays so
         if converged.all():
             break
     return evidence

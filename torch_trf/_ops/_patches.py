@@ -26,7 +26,8 @@ def patch_shape(labels: Tensor, patch: Size, stride: Size, pool_batch: bool) -> 
 
 def patches(images: Tensor, patch: Size, stride: Size, pool_batch: bool) -> Tensor:
     """`[B, C, H, W]` to `[C, H', W', pixels]` where the batch is pooled, else `[C, B, H', W', pixels]`."""
-    rectangles = images.unfold(2, patch[0], stride[0]).unfold(3, patch[1], stride[1])
+    rows, columns = (min(step, size) for step, size in zip(stride, images.shape[2:], strict=True))  # as large as any
+    rectangles = images.unfold(2, patch[0], rows).unfold(3, patch[1], columns)
     if pool_batch:
         return rectangles.permute(1, 2, 3, 0, 4, 5).flatten(3)
     return rectangles.transpose(0, 1).flatten(4)
