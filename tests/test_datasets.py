@@ -1,5 +1,7 @@
 """Labeled images from folders and data sets of any kind: what is read, and what is refused."""
 
+import os
+import warnings
 from itertools import islice
 
 import numpy as np
@@ -113,6 +115,60 @@ def test_an_image_without_labels_is_named(folder):
     (folder / "labels" / "10_L.png").unlink()
     with pytest.raises(ValueError, match=r"images/10\.png has no labels .*labels/10_L\.\*"):
         folder_data(folder).make()
+
+
+@pytest.mark.parametrize(("part", "of_one_name"), [("images", "2.bmp"), ("labels", "2_L.tif")])
+def test_two_pictures_of_one_name_are_an_error(folder, part, of_one_name):
+    save(folder / part, of_one_name, np.zeros((4, 6), np.uint8))
+    with pytest.raises(ValueError, match=r"2.*\.bmp and .*2\.png|2_L\.png and .*2_L\.tif|2_L\.tif and .*2_L\.png"):
+        folder_data(folder).make()
+
+
+@pytest.mark.parametrize("part", ["images", "labels"])
+def test_what_is_no_picture_by_its_name_is_told(folder, part):
+    for name in ("Thumbs.db", "2.png.aux.xml", "classes.txt"):
+        (folder / part / name).touch()
+    (folder / part / "others").mkdir()
+    (folder / part / ".hidden").touch()
+    with pytest.warns(UserWarning, match=rf"3 of the files in .*/{part} are no pictures .* left out, as .*\.") as told:
+        assert len(folder_data(folder).make()) == 3
+    assert len(told) == 1
+    for path in (folder / part).glob("*.png"):
+        path.unlink()
+    with pytest.raises(ValueError, match=f"{part} holds no picture that Pillow reads, but files as"):
+        folder_data(folder).make()
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "pipe", "loop"])
+def test_what_is_no_file_is_named(folder, kind):
+    path = folder / "images" / "2.png"
+    path.unlink()
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(path if kind == "loop" else folder / "away.png")
+    with pytest.raises(ValueError, match=r"images/2\.png is no file, but a folder, a link to nothing"):
+        folder_data(folder).make()
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("caf\u00e9", "cafe\u0301"),
+        ("cafe\u0301", "caf\u00e9"),
+        ("a\u00b2", "a\u00b2"),
+        ("\u00b2", "\u00b2"),
+        ("\u2460",) * 2,
+    ],
+)
+def test_names_in_unicode_are_paired(tmp_path, names):
+    for part, name in zip(("images", "labels"), names, strict=True):
+        for number in (10, 2):
+            save(tmp_path / part, f"{number}{name}.png", np.zeros((number, 3), np.uint8))
+    dataset = SegmentationFolder(tmp_path / "images", tmp_path / "labels")
+    assert [(image.height, labels.height) for image, labels in map(dataset.__getitem__, range(2))] == [(2, 2), (10, 10)]
 
 
 @pytest.mark.parametrize("part", ["images", "labels"])
@@ -230,6 +286,7 @@ def test_a_name_that_is_no_color_is_an_error(name):
     ("pair", "message"),
     [
         ((torch.zeros(3, 4, 6), torch.zeros(2, 6, dtype=torch.int64)), "an image of 4 x 6 pixels with labels on 2 x 6"),
+        ((torch.zeros(3, 0, 6), torch.zeros(0, 6, dtype=torch.int64)), "an image of 0 x 6 pixels with labels on 0 x 6"),
         (
             (torch.zeros(4, 6), torch.zeros(4, 6, dtype=torch.int64)),
             r"torch.float32 tensor \[4, 6\], expected a Pillow",
@@ -276,6 +333,19 @@ def test_ignored_pixels_are_labeled_alike():
 )
 def test_labels_outside_the_classes_are_counted(labels, ignore_index, message):
     assert row(*labels, ignore_index=ignore_index) == message
+
+
+@pytest.mark.parametrize("number", [3, -1, 2**70, 1.0, "road", None])
+def test_a_label_map_leads_to_classes(number):
+    with pytest.raises(
+        ValueError, match=rf"label map: 7 is class {number!r}, outside \[0, 3\) and not ignore_index=255"
+    ):
+        images(GOOD, label_map={0: 0, 7: number})
+
+
+def test_a_label_map_names_a_color_once():
+    with pytest.raises(ValueError, match="label map: two of #00FF00, #00ff00 are the same"):
+        as_labels(Image.new("RGB", (2, 2)), {"#00FF00": 0, "#00ff00": 1})
 
 
 @pytest.mark.parametrize("num_classes", [0, 256])
@@ -331,6 +401,36 @@ def test_a_bad_image_is_one_line_whoever_reads_it(folder, num_workers):
     assert [batch[0].index for batch in (next(batches), next(batches))] == [0, 1]
     with pytest.raises(ValueError, match=r"^image 2: label 9 on 30 pixels: outside \[0, 3\) and not ignore_index=255$"):
         next(batches)
+
+
+class Told(LabeledImages):
+    """Images about which there is something to say."""
+
+    def read(self, index):
+        return LabeledImage(index, *GOOD, ("all are so",) if index else (), {0: "#000000", 1: f"#00000{index // 3}"})
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("function", [None, lambda image: image.index])
+def test_what_is_doubtful_is_told_once(num_workers, function):
+    labeled = Told(dataset=Pairs([GOOD] * 5), num_classes=3)
+    with pytest.warns(UserWarning, match="all are so|palettes") as told:
+        batches = list(read_batches(labeled, function, batch_size=2, num_workers=num_workers))
+    assert sorted(str(each.message) for each in told) == [
+        "all are so (first in image 1)",
+        "palettes of label images differ: 1 is #000000 in image 0 and #000001 in image 3; "
+        "the numbers are taken as classes",
+    ]
+    indices = [image if function else image.index for batch in batches for image in batch]
+    assert indices == [0, 1, 2, 3, 4]
+
+
+def test_python_tells_it_once_however_often_images_are_read():
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("default")
+        for only in (None, [0, 1, 3], None):
+            list(read_batches(Told(dataset=Pairs([GOOD] * 5), num_classes=3), batch_size=2, num_workers=0, only=only))
+    assert len(told) == 2
 
 
 def test_progress_counts_images(folder, capsys):

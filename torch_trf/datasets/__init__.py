@@ -6,10 +6,10 @@ from ._labeled import (
     LabeledData,
     LabeledImage,
     LabeledImages,
-    as_image,
-    as_labels,
     read_batches,
 )
+from ._notes import DataWarning
+from ._pictures import as_image, as_labels
 from ._road_domains import ROAD_DOMAINS, RoadDomain
 from ._road_scenes import ROAD_CLASSES, RoadScenes
 
@@ -17,6 +17,7 @@ __all__ = [
     "IGNORED",
     "ROAD_CLASSES",
     "ROAD_DOMAINS",
+    "DataWarning",
     "LabeledData",
     "LabeledImage",
     "LabeledImages",

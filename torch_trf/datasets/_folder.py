@@ -1,27 +1,30 @@
 """Images in a folder, and their labels in another one."""
 
+import unicodedata
 from pathlib import Path
 
 from PIL import Image
 from torch.utils.data import Dataset
 
 from .._files import PathLike
-from ..features import natural_files
+from ._picture_files import picture_files, read_picture
 
 
 class SegmentationFolder(Dataset[tuple[Image.Image, Image.Image]]):
     """Images in a folder, and their label images in another one, paired by name.
 
     Label images hold class numbers (gray, of 8 or 16 bits), or a palette or colors, which a label map tells apart.
+    Subfolders and hidden files are not looked at; of files that are no pictures by their names there is a warning.
 
     Args:
         images: folder of the images, in any format that Pillow reads.
-        labels: folder of the label images.
+        labels: folder of the label images, in any that keeps numbers as they are, as PNG.
         label_suffix: what a label image's name has behind that of its image, as "_L".
 
     Raises:
-        ValueError: a folder that is missing or empty, or an image without its labels; when it is read, a file that is
-            no whole picture. The message names the file.
+        ValueError: a folder that is missing or empty, an image without its labels, two pictures of one name, or what
+            is no file; when it is read, a file that is no whole picture, or holds several pages. The message names the
+            file.
 
     Example:
         >>> import tempfile
@@ -35,31 +38,29 @@ class SegmentationFolder(Dataset[tuple[Image.Image, Image.Image]]):
     """
 
     def __init__(self, images: PathLike, labels: PathLike, label_suffix: str = "") -> None:
-        label_of: dict[str, Path] = {}
-        for path in natural_files(Path(labels)):
-            if path.stem in label_of:
-                raise ValueError(f"{label_of[path.stem]} and {path} are of one name: which are the labels?")
-            label_of[path.stem] = path
+        label_of = _by_name(Path(labels), "labels")
         self.files = []
-        for path in natural_files(Path(images)):
-            if f"{path.stem}{label_suffix}" not in label_of:
-                raise ValueError(f"{path} has no labels {Path(labels) / f'{path.stem}{label_suffix}'}.*")
-            self.files.append((path, label_of[f"{path.stem}{label_suffix}"]))
+        for name, path in _by_name(Path(images), "image").items():
+            if f"{name}{label_suffix}" not in label_of:
+                raise ValueError(f"{path} has no labels {Path(labels) / f'{path.stem}{label_suffix}'}.*, as a picture")
+            self.files.append((path, label_of[f"{name}{label_suffix}"]))
 
     def __len__(self) -> int:
         """How many images there are."""
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, Image.Image]:
-        """An image and its label image, decoded."""
+        """An image and its label image, decoded, in the modes of their files."""
         image, labels = self.files[index]
-        return _picture(image).convert("RGB"), _picture(labels)
+        return read_picture(image), read_picture(labels)
 
 
-def _picture(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as picture:
-            picture.load()
-            return picture
-    except Exception as error:  # Pillow fails in many ways
-        raise ValueError(f"{path} is not a whole picture: {error}") from error
+def _by_name(folder: Path, what: str) -> dict[str, Path]:
+    """The pictures of a folder by the names that pair them, which some file systems write with combining accents."""
+    files: dict[str, Path] = {}
+    for path in picture_files(folder):
+        name = unicodedata.normalize("NFC", path.stem)
+        if name in files:
+            raise ValueError(f"{files[name]} and {path} are of one name: which is the {what}?")
+        files[name] = path
+    return files

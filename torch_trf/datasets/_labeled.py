@@ -1,32 +1,46 @@
 """Labeled images: data sets of any kind brought to one form."""
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Int64, Shaped
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms.v2.functional import pil_to_tensor
 from tqdm import tqdm
 
+from .._checks import require_types
 from .._class_path import ClassPath, instantiate
+from .._digest import digest, of_tensor
+from .._errors import in_a_line
+from ._notes import Notes
+from ._pictures import LabelMap, as_image, as_labels, is_by_color, notes_on_image, notes_on_labels, palette_colors
 
 IGNORED = 255  # what every ignored pixel is labeled with, whatever the files say
-LabelMap = Mapping[int | str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class LabeledImage:
-    """An image of a data set with its labels, as tensors; the image as the model wants it, at whatever resolution."""
+    """An image of a data set with its labels, as tensors; the image as the model wants it, at whatever resolution.
+
+    Attributes:
+        index: its place in the data set.
+        image: what a model is given.
+        labels: classes, or `IGNORED`.
+        notes: what is doubtful about it. Each is a sentence about images of this kind that names none, so that many
+            images can share it: `read_batches` says it once, with the first of them.
+        colors: of label images with a palette that are read by number, the color of every number in it.
+        digest: tells the image, as it is before a transform, and its labels from any others.
+    """
 
     index: int
     image: Shaped[Tensor, "C h w"]
     labels: Int64[Tensor, "H W"]
+    notes: tuple[str, ...] = ()
+    colors: Mapping[int, str] = field(default_factory=dict)
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +68,10 @@ class LabeledImages(Dataset[LabeledImage | ValueError]):
             raise ValueError("the data set is empty")
         if not 1 <= self.num_classes <= IGNORED:
             raise ValueError(f"num_classes={self.num_classes}: at least 1 and at most {IGNORED} classes")
+        for value, number in (self.label_map or {}).items():
+            if number != self.ignore_index and not (isinstance(number, Integral) and 0 <= number < self.num_classes):
+                outside = f"outside [0, {self.num_classes}) and not ignore_index={self.ignore_index}"
+                raise ValueError(f"label map: {value!r} is class {number!r}, {outside}")
 
     def __len__(self) -> int:
         """How many images there are."""
@@ -66,8 +84,7 @@ class LabeledImages(Dataset[LabeledImage | ValueError]):
         try:
             return self.read(index)
         except Exception as error:
-            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-            return ValueError(f"image {index}: {kind}{error}")
+            return ValueError(f"image {index}: {in_a_line(error)}")
 
     def read(self, index: int) -> LabeledImage:
         """An image.
@@ -79,7 +96,7 @@ class LabeledImages(Dataset[LabeledImage | ValueError]):
         if not isinstance(pair, Sequence) or len(pair) < 2:
             raise ValueError(f"the data set gives a {type(pair).__name__}, expected a pair (image, labels)")
         image, labels = as_image(pair[0]), as_labels(pair[1], self.label_map)
-        if image.shape[1:] != labels.shape:
+        if labels.numel() == 0 or image.shape[1:] != labels.shape:
             raise ValueError(f"an image of {_size(image)} pixels with labels on {_size(labels)}")
         ignored = labels == self.ignore_index
         wrong = ~ignored & ((labels < 0) | (labels >= self.num_classes))
@@ -88,7 +105,11 @@ class LabeledImages(Dataset[LabeledImage | ValueError]):
             outside = f"outside [0, {self.num_classes}) and not ignore_index={self.ignore_index}"
             raise ValueError(f"label {values} on {int(wrong.sum()):,} pixels: {outside}")
         labels = labels.masked_fill(ignored, IGNORED)
-        return LabeledImage(index, image if self.transform is None else self.transform(image), labels)
+        notes = (*notes_on_image(pair[0], image), *notes_on_labels(pair[1]))
+        colors = {} if is_by_color(self.label_map) else palette_colors(pair[1])
+        name = digest([*of_tensor(image), *of_tensor(labels.to(torch.uint8))])
+        given = image if self.transform is None else self.transform(image)
+        return LabeledImage(index, given, labels, notes, colors, name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,12 +126,13 @@ class LabeledData:
 
     dataset: ClassPath
     num_classes: int
-    label_map: dict[int | str, int] | None = None
+    label_map: LabelMap | None = None
     ignore_index: int = IGNORED
-    class_names: list[str] | None = None
+    class_names: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         """Checks the options."""
+        require_types(self, "data set")
         if self.class_names is not None and len(self.class_names) != self.num_classes:
             raise ValueError(f"{len(self.class_names)} class_names for num_classes={self.num_classes}")
 
@@ -121,78 +143,12 @@ class LabeledData:
             ValueError: a path that leads nowhere, arguments that do not fit, or a data set that is empty.
         """
         return LabeledImages(
-            dataset=instantiate(self.dataset),
+            dataset=instantiate(self.dataset, kinds=(Dataset, Sized)),
             num_classes=self.num_classes,
             label_map=self.label_map,
             ignore_index=self.ignore_index,
             transform=transform,
         )
-
-
-def as_image(image: Any) -> Shaped[Tensor, "C H W"]:
-    """An image as a tensor.
-
-    Raises:
-        ValueError: neither a Pillow image nor a tensor `[C, H, W]`.
-    """
-    if isinstance(image, Image.Image):
-        return pil_to_tensor(image.convert("RGB"))
-    if isinstance(image, Tensor) and image.ndim == 3:
-        return image
-    raise ValueError(f"an image is a {_kind(image)}, expected a Pillow image or a tensor [C, H, W]")
-
-
-def as_labels(labels: Any, label_map: LabelMap | None = None) -> Int64[Tensor, "H W"]:
-    """A label image as classes.
-
-    Raises:
-        ValueError: neither a Pillow image nor integers `[H, W]`, colors without a label map, or values that the map
-            does not name.
-
-    Example:
-        >>> labels = Image.new("RGB", (3, 2), "#804080")
-        >>> as_labels(labels, {"#804080": 7}).tolist()
-        [[7, 7, 7], [7, 7, 7]]
-    """
-    by_color = label_map is not None and any(isinstance(value, str) for value in label_map)
-    if isinstance(labels, Image.Image):
-        if labels.mode in ("RGB", "RGBA") or by_color:
-            if not by_color:
-                raise ValueError("a label image of colors needs a label map that tells the class of each color")
-            red, green, blue = np.moveaxis(np.array(labels.convert("RGB"), dtype=np.int64), -1, 0)
-            values = torch.from_numpy(red << 16 | green << 8 | blue)
-        else:
-            values = torch.from_numpy(np.array(labels).astype(np.int64))
-            if labels.mode == "F" or values.ndim != 2:
-                raise ValueError(f"a label image of mode {labels.mode} holds no class numbers")
-    elif isinstance(labels, Tensor) and not labels.is_floating_point() and labels.shape[:-2] in ((), (1,)):
-        values = labels.reshape(labels.shape[-2:]).to(torch.int64)
-    else:
-        raise ValueError(f"labels are a {_kind(labels)}, expected a Pillow image or integers [H, W]")
-    return values if label_map is None else _named_classes(values, label_map, by_color)
-
-
-def _named_classes(values: Int64[Tensor, "H W"], label_map: LabelMap, by_color: bool) -> Int64[Tensor, "H W"]:
-    class_of = {_number(value): number for value, number in label_map.items()}
-    present, place = values.unique(return_inverse=True)
-    unnamed = [value for value in present.tolist() if value not in class_of]
-    if unnamed:
-        first = ", ".join(f"#{value:06x}" if by_color else str(value) for value in unnamed[:5])
-        pixels = int(torch.isin(values, torch.tensor(unnamed)).sum())
-        raise ValueError(f"labels hold {first}, on {pixels:,} pixels, which the label map does not name")
-    return torch.tensor([class_of[value] for value in present.tolist()])[place]
-
-
-def _number(value: int | str) -> int:
-    if isinstance(value, int):
-        return value
-    if not re.fullmatch("#[0-9a-fA-F]{6}", value):
-        raise ValueError(f"label map: {value!r} is neither a number nor a color like '#804080'")
-    return int(value[1:], 16)
-
-
-def _kind(value: Any) -> str:
-    return f"{value.dtype} tensor {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def _size(tensor: Shaped[Tensor, "..."]) -> str:
@@ -201,7 +157,7 @@ def _size(tensor: Shaped[Tensor, "..."]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Values(Dataset[Any]):
-    """What a function gives of some of the images; without one, these images."""
+    """What a function gives of some of the images, or these images; beside it, what is told of each."""
 
     images: LabeledImages
     function: Callable[[LabeledImage], Any] | None
@@ -210,9 +166,12 @@ class _Values(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.chosen)
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, index: int) -> tuple[Any, int, tuple[str, ...], Mapping[int, str]] | ValueError:
         image = self.images[self.chosen[index]]
-        return image if self.function is None or isinstance(image, ValueError) else self.function(image)
+        if isinstance(image, ValueError):
+            return image
+        value = image if self.function is None else self.function(image)
+        return value, image.index, image.notes, image.colors
 
 
 def read_batches(
@@ -224,7 +183,7 @@ def read_batches(
     only: Sequence[int] | None = None,
     title: str = "",
 ) -> Iterator[list[Any]]:
-    """Images, or what a function gives of each, in batches, by worker processes.
+    """Images, or what a function gives of each, in batches, by worker processes; warns of what is doubtful, once.
 
     Args:
         images: the data set.
@@ -238,11 +197,17 @@ def read_batches(
         ValueError: an image that is bad.
     """
     chosen = range(len(images)) if only is None else only
-    loader = DataLoader(_Values(images, function, chosen), batch_size, num_workers=num_workers, collate_fn=list)
+    workers = min(num_workers, len(chosen))
+    loader = DataLoader(_Values(images, function, chosen), batch_size, num_workers=workers, collate_fn=list)
+    notes = Notes()
     with tqdm(total=len(chosen), desc=title, unit="image", disable=not title) as bar:
         for batch in loader:
+            values = []
             for each in batch:
                 if isinstance(each, ValueError):
                     raise each
-            yield batch
-            bar.update(len(batch))
+                value, *told = each
+                values.append(value)
+                notes.tell(*told)
+            yield values
+            bar.update(len(values))
