@@ -1,5 +1,7 @@
 """Feature folders: what is read, in which order, and what is refused."""
 
+import json
+import os
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -209,6 +211,86 @@ def test_refuses_a_stray_file(folder):
     (folder / "label" / "notes.txt").touch()
     with pytest.raises(ValueError, match=r"label/notes\.txt does not belong here"):
         FeatureFolder(folder)
+
+
+def test_hidden_files_are_not_looked_at(folder):
+    whole = [image.features for image in FeatureFolder(folder)]
+    (folder / "final" / ".DS_Store").touch()
+    (folder / "label" / "._2.npy").write_bytes(b"of another system")
+    (folder / "label" / ".5.tmp.npy").write_bytes(b"half")  # of a process that was killed
+    assert [image.name for image in FeatureFolder(folder)] == [str(folder / "final" / f"{k}.npy") for k in (1, 2, 10)]
+    assert all(torch.equal(a.features, b) for a, b in zip(FeatureFolder(folder), whole, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link"])
+def test_refuses_what_is_no_file(folder, kind):
+    path = folder / "final" / "3.npy"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(folder / "gone.npy")
+    with pytest.raises(ValueError, match=r"final/3\.npy does not belong here: the folder must hold \.npy files alone"):
+        FeatureFolder(folder)
+
+
+def test_a_file_may_be_a_link(folder):
+    path = folder / "final" / "2.npy"
+    path.rename(folder / "elsewhere.npy")
+    path.symlink_to(folder / "elsewhere.npy")
+    assert len(FeatureFolder(folder)) == 3
+
+
+def test_refuses_a_file_of_which_the_header_tells_a_part(tmp_path):
+    write(tmp_path, IMAGE, LABELS)
+    path = tmp_path / "final" / "0.npy"
+    path.write_bytes(path.read_bytes().replace(b"(2, 3, 4)", b"(1, 3, 4)"))
+    with pytest.raises(ValueError, match=r"0\.npy is not a whole .*\[1, 3, 4\] float32, behind which are 48 bytes"):
+        FeatureFolder(tmp_path)
+
+
+@pytest.mark.parametrize("shape", [b"(9**999,)", b"(99999999,99999999,99999999)", b"(-1,3,4)", b"(True,3,8)", b"1"])
+def test_refuses_hostile_headers(tmp_path, shape):
+    write(tmp_path, IMAGE, LABELS)
+    path = tmp_path / "final" / "0.npy"
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': " + shape + b", }"
+    path.write_bytes(b"\x93NUMPY\x01\x00\x76\x00" + header.ljust(117) + b"\n" + IMAGE.tobytes())
+    with pytest.raises(ValueError, match=r"final/0\.npy"):
+        FeatureFolder(tmp_path)
+
+
+def extracted(folder, images):
+    """Three images 0, 1 and 2, beside which stands of how many `extract` was to write."""
+    for k in range(3):
+        write(folder, IMAGE, LABELS, str(k))
+    (folder / "extract.json").write_text(json.dumps({"images": images}))
+    return folder
+
+
+@pytest.mark.parametrize("images", [4, 1002, ["a.png", "b.png", "c.png", "d.png"]])
+def test_an_extraction_that_has_not_finished_is_not_read(tmp_path, images):
+    count = f"{images:,}" if isinstance(images, int) else len(images)
+    with pytest.raises(ValueError, match=f"holds 3 of the {count} images that extract was to write: it has not finish"):
+        FeatureFolder(extracted(tmp_path, images))
+
+
+@pytest.mark.parametrize("subfolder", ["label", "final"])
+def test_an_image_that_is_not_whole_has_not_finished(tmp_path, subfolder):
+    (extracted(tmp_path, 3) / subfolder / "1.npy").unlink()
+    with pytest.raises(ValueError, match="holds 2 of the 3 images that extract was to write"):
+        FeatureFolder(tmp_path)
+
+
+def test_an_extraction_that_has_finished_is_read(tmp_path):
+    assert len(FeatureFolder(extracted(tmp_path, 3))) == len(FeatureFolder(extracted(tmp_path, ["a", "b", "c"]))) == 3
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"images": null}', '{"images": 1e3}'])
+def test_a_damaged_manifest_is_named(tmp_path, text):
+    (extracted(tmp_path, 3) / "extract.json").write_text(text)
+    with pytest.raises(ValueError, match=r"extract\.json cannot be read: "):
+        FeatureFolder(tmp_path)
 
 
 def test_refuses_other_channels(folder):

@@ -3,12 +3,13 @@
 import hashlib
 from collections.abc import Iterable, Iterator
 
+import torch
 from torch import Tensor
 
 from ._files import PathLike
 
 
-def digest(parts: Iterable[bytes]) -> str:
+def digest(parts: Iterable[bytes | memoryview]) -> str:
     """Tells these bytes from any others.
 
     Example:
@@ -24,7 +25,8 @@ def digest(parts: Iterable[bytes]) -> str:
 def of_tensor(tensor: Tensor) -> Iterator[bytes]:
     """Values, type and shape of a tensor on the CPU."""
     yield f"{tensor.dtype} {list(tensor.shape)} ".encode()
-    yield tensor.numpy().tobytes()
+    values = tensor.detach().clone(memory_format=torch.contiguous_format)
+    yield values.flatten().view(torch.uint8).numpy().tobytes()  # by bytes, because NumPy does not know every type
 
 
 def of_file(path: PathLike) -> Iterator[bytes]:

@@ -1,9 +1,10 @@
 """Folders of extracted features, in the layout of the published code."""
 
+import json
 import os
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from copy import copy
 from pathlib import Path
 
@@ -11,8 +12,11 @@ import numpy as np
 import torch
 
 from ._checks import require_at_least
+from ._errors import in_a_line
 from ._files import PathLike
 from .pixels import Pixels
+
+MANIFEST = "extract.json"  # what `extract` leaves beside the features: of what they are, and of how many images
 
 
 class FeatureFolder:
@@ -21,7 +25,7 @@ class FeatureFolder:
     Features are float16, float32 or float64 `[D, H, W]`, labels any integer `[H, W]` on the same grid; images may
     differ in size, not in D. Files are taken in natural order of their names (2 before 10). The headers of all files
     are checked at once, the data of one image is read when it is asked for, so a folder of any size fits into memory.
-    It can be iterated any number of times.
+    It can be iterated any number of times. Hidden files are not looked at.
 
     Args:
         path: the folder.
@@ -32,8 +36,8 @@ class FeatureFolder:
 
     Raises:
         ValueError: what is no path, a folder that is missing or empty, a file without its partner, a file that is no
-            .npy array, is cut off or pickled, a wrong rank or type, or grids or channels that differ; the message names
-            the file.
+            .npy array, is cut off or pickled, a wrong rank or type, grids or channels that differ, or fewer images than
+            `extract` was to write; the message names the file.
 
     Example:
         >>> import tempfile
@@ -60,6 +64,7 @@ class FeatureFolder:
         partners = {name: _array_files(self.path / name) for name in subfolders}
         self._features, self._labels = partners[features], partners[labels]
         self._logits = None if logits is None else partners[logits]
+        _check_finished(self.path, partners.values())
         for files in partners.values():
             for other, others in partners.items():
                 if alone := sorted(files.keys() - others.keys(), key=_natural):
@@ -165,6 +170,8 @@ def _array_files(folder: Path) -> dict[str, Path]:
         raise ValueError(f"{folder} is not a folder")
     files = {}
     for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
         if path.suffix != ".npy" or not path.is_file():
             raise ValueError(f"{path} does not belong here: the folder must hold .npy files alone")
         files[path.stem] = path
@@ -173,16 +180,39 @@ def _array_files(folder: Path) -> dict[str, Path]:
     return files
 
 
+def _check_finished(path: Path, subfolders: Iterable[dict[str, Path]]) -> None:
+    """Raises where `extract` has not written all images yet; of a folder from elsewhere nothing is known."""
+    manifest = path / MANIFEST
+    if not manifest.exists():
+        return
+    try:
+        images = json.loads(manifest.read_text())["images"]
+        count = images if isinstance(images, int) else len(images)
+    except Exception as error:  # a damaged file fails in many ways
+        raise ValueError(f"{manifest} cannot be read: {in_a_line(error)}") from error
+    there = min(sum(name.isdecimal() and int(name) < count for name in files) for files in subfolders)
+    if there < count:
+        raise ValueError(
+            f"{path} holds {there:,} of the {count:,} images that extract was to write: it has not finished; run it"
+            f" again, or remove {manifest} to read what is there"
+        )
+
+
 def natural_files(folder: PathLike) -> list[Path]:
     """The files of a folder that are not hidden, in natural order of their names (2 before 10).
 
     Raises:
-        ValueError: a folder that is missing or empty.
+        ValueError: a folder that is missing or empty, or that holds what is no file, but named as one.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder")
-    files = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
+    entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    endings = {path.suffix for path in entries if path.is_file()} - {""}
+    files = [path for path in entries if not path.is_dir() or path.suffix in endings]
+    for path in files:
+        if not path.is_file():
+            raise ValueError(f"{path} is no file, but a folder, a link to nothing, a pipe or a device")
     if not files:
         raise ValueError(f"{folder} is empty")
     return sorted(files, key=lambda path: _natural(path.stem))
@@ -191,12 +221,15 @@ def natural_files(folder: PathLike) -> list[Path]:
 def _natural(name: str) -> list[tuple[bool, int, str]]:
     """Sorts numbers inside names by their value."""
     parts = re.findall(r"\d+|\D+", name)
-    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]  # a raised 2 is no number
 
 
 def _array(path: Path) -> np.ndarray:
     try:
-        return np.lib.format.open_memmap(path, mode="r")  # reads no pickle and no archive
+        array = np.lib.format.open_memmap(path, mode="r")  # reads no pickle and no archive
+        if (more := path.stat().st_size - array.offset - array.nbytes) > 0:
+            raise ValueError(f"its header tells of {list(array.shape)} {array.dtype}, behind which are {more:,} bytes")
+        return array
     except Exception as error:  # a damaged header fails in many ways
         raise ValueError(f"{path} is not a whole .npy array of numbers: {error}") from error
 

@@ -2,15 +2,18 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import distributed
 
-from ._collectives import gathered_objects, rank
+from ._checks import require_ignore_index
+from ._collectives import failing_together, gathered_objects, rank
 from ._files import PathLike
 from .features import FeatureFolder
 from .metrics import DEFAULT_METRICS, MetricLike, TransferabilityMetric, as_metrics
+from .pixels import classes_up_to
 from .sampling import Sampling
 from .score import Score, Scorer
 from .transport import SolverLike
@@ -132,6 +135,7 @@ def folder_sides(
     Raises:
         ValueError: as `FeatureFolder`, class scores or a source that are missing, or no labeled pixel.
     """
+    require_ignore_index(ignore_index)
     coupled = [metric for metric in metrics if metric.needs_source]
     if coupled and source is None:
         raise ValueError(f"{coupled[0].name} compares two data sets: give source, or --source DIR")
@@ -164,18 +168,23 @@ def _num_classes(folder: FeatureFolder, num_classes: int | None, ignore_index: i
     """The number of classes: as given, or the largest label plus one of all ranks; reads all labels."""
     if num_classes is not None:
         return num_classes
-    labels = sorted(_part_of_rank(folder).class_counts(ignore_index))
+    with failing_together() if distributed.is_initialized() else nullcontext():
+        labels = sorted(_part_of_rank(folder).class_counts(ignore_index))
     if distributed.is_initialized():
         labels = sorted({label for labels in gathered_objects(labels, None) for label in labels})
     if not labels:
         raise ValueError(f"{folder.path}: no labeled pixel: every label is ignore_index={ignore_index}")
+    try:
+        num_classes = classes_up_to(labels[-1])
+    except ValueError as error:
+        raise ValueError(f"{folder.path}: {error}") from error
     if labels[-1] >= 2 * len(labels):
         warnings.warn(
             f"{folder.path} has {len(labels)} different labels up to {labels[-1]}, taken as {labels[-1] + 1} classes;"
             f" if {labels[-1]} means 'ignore', give ignore_index, otherwise {option}",
             stacklevel=4,
         )
-    return max(labels[-1] + 1, 1)
+    return num_classes
 
 
 def _part_of_rank(folder: FeatureFolder) -> FeatureFolder:

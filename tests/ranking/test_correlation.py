@@ -1,5 +1,6 @@
 """Scores against accuracies: coefficients, regrets, intervals, and what chance alone gives."""
 
+import re
 from dataclasses import astuple, fields
 from itertools import permutations
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from torch_trf.ranking import Agreement, Estimate, correlation
+from torch_trf.ranking._correlation import _measures
 
 from ..references import correlation as reference
 
@@ -166,6 +168,33 @@ def test_a_mean_of_large_regrets_is_finite():
     assert result.top_1_regret.value == pytest.approx(2 / 3 * 1e308, rel=0.1)
 
 
+def test_many_models_are_compared_in_parts(monkeypatch):
+    """The random numbers are the same, and so are the results to the last digit."""
+    generator = np.random.default_rng(0)
+    scores, accuracies = (generator.integers(0, 9, 20).tolist() for _ in range(2))
+    whole = agreement(scores, accuracies, num_resamples=101)
+    for pairs in (1, 400, 1300):
+        monkeypatch.setattr("torch_trf.ranking._correlation.PAIRS_AT_ONCE", pairs)
+        assert agreement(scores, accuracies, num_resamples=101) == whole
+
+
+def test_squares_of_the_ranks_of_thousands_fit():
+    values = np.arange(4000.0)[np.newaxis]
+    assert _measures(values, values, 1)[0] == pytest.approx([1, 1, 1, 1, 0, 0], abs=1e-12)
+
+
+@pytest.mark.parametrize("value", [0.0, 1e308])
+def test_a_metric_without_an_order_is_told_and_left_out(value):
+    expected = correlation({"m": GOOD}, GOOD, num_resamples=40)
+    flat = dict.fromkeys(GOOD, value)
+    with pytest.warns(UserWarning, match=rf"^flat is left out: all models have {re.escape(str(value))}, so that there"):
+        assert correlation({"flat": flat, "m": GOOD}, GOOD, num_resamples=40) == expected
+    with pytest.warns(UserWarning, match="^source accuracy is left out"):
+        assert correlation({"m": GOOD}, GOOD, source_accuracies=flat, num_resamples=40) == expected
+    with pytest.raises(ValueError, match="no metric to compare"), pytest.warns(UserWarning, match="^flat is left out"):
+        correlation({"flat": flat}, GOOD)
+
+
 def test_every_predictor_has_an_agreement():
     scores = {"logme": GOOD, "leep": {name: -value for name, value in GOOD.items()}}
     result = correlation(scores, GOOD, source_accuracies=GOOD | {"a": 0.9}, num_resamples=40)
@@ -212,11 +241,12 @@ def test_an_estimate_is_printed_with_as_many_decimals_as_asked():
         ),
         ({"m": GOOD | {"b": float("nan")}}, GOOD, {}, "^m of b is nan$"),
         ({"m": GOOD}, GOOD | {"c": float("inf")}, {}, "^accuracy of c is inf$"),
-        ({"m": dict.fromkeys(GOOD, 1.0)}, GOOD, {}, r"^m: all models have 1\.0, so that there is no order"),
         ({"m": GOOD}, dict.fromkeys(GOOD, 0.5), {}, r"^accuracy: all models have 0\.5"),
         ({"m": GOOD}, GOOD, {"top": 0}, r"top=0 of 5 models is outside \[1, 5\]"),
         ({"m": GOOD}, GOOD, {"top": 6}, r"top=6 of 5 models is outside \[1, 5\]"),
-        ({"m": GOOD}, GOOD, {"num_resamples": 39}, "num_resamples=39 is less than 40"),
+        ({"m": GOOD}, GOOD, {"num_resamples": 39}, r"num_resamples=39 is outside \[40, 1,000,000\]"),
+        ({"m": GOOD}, GOOD, {"num_resamples": 10**9}, r"num_resamples=1000000000 is outside \[40, 1,000,000\]"),
+        ({"m": GOOD}, {str(k): k / 7 for k in range(5001)}, {}, "of 5,001 models, at most 5,000 can be compared"),
         ({"m": GOOD}, GOOD, {"seed": -1}, "^seed=-1 is less than 0$"),
         ({"m": GOOD | {"a": 1e308, "b": -1e308}}, GOOD, {}, r"^m ranges from -1e\+308 to 1e\+308: "),
         ({"m": GOOD}, GOOD | {"a": 1e308, "b": -1e308}, {}, r"^accuracy ranges from -1e\+308 to 1e\+308: "),

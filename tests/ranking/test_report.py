@@ -1,6 +1,7 @@
 """The report of a ranking: what the page says, that it needs nothing else, and what a browser makes of it."""
 
 import base64
+import hashlib
 import html
 import io
 import json
@@ -79,6 +80,11 @@ def written(tmp_path, sample):
     return write
 
 
+def sha256(text):
+    """As a policy has it."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
 class Page(HTMLParser):
     """What a page consists of: its tags, with their attributes, and its text."""
 
@@ -131,7 +137,10 @@ def test_the_page_needs_nothing_else(written):
     assert len(addresses) == 4  # sample image, labels, map, color bar
     assert all(address.startswith("data:image/") for address in addresses)
     (policy,) = page.all("meta", **{"http-equiv": "Content-Security-Policy"})
-    assert policy["content"].startswith("default-src 'none'; img-src data:;")
+    hashes = [sha256(re.search(f"<{tag}>(.*?)</{tag}>", page.source, re.DOTALL)[1]) for tag in ("style", "script")]
+    sources = "img-src data:; style-src '{}'; script-src '{}'".format(*hashes)
+    assert policy["content"] == f"default-src 'none'; {sources}"
+    assert not [attributes for _, attributes in page.tags if "style" in attributes]  # of which no hash would tell
 
 
 def test_the_sample_image_is_there_once(written):
@@ -223,8 +232,8 @@ def test_scores_by_class(written):
     assert "class a class 0 −1.0000 class 1 −2.0000 class 2 –" in page.text
     assert "The score of each class, of which logme is the mean, in nats." in page.text
     assert "The mean over the pixels of each class; leep is the mean over all pixels, in nats." in page.text
-    places = [each["style"] for each in page.all("td") if "style" in each]
-    assert places[:4] == ["--at: 100.00%", "--at: 42.86%", "--at: 42.86%", "--at: 0.00%"]
+    places = [each["class"] for each in page.all("td") if "class" in each]
+    assert places[:4] == ["at100", "at43", "at43", "at0"]
     assert "sky 0.5000" in Page(written(class_names=["sky", "road", "car"])).text
     assert "Scores by class" not in Page(written(scored("a", 0.1, 1.0, by_class={}))).text
 
@@ -337,12 +346,12 @@ def chromium(tmp_path_factory):
     if not browsers:
         pytest.skip(f"no browser: none of {', '.join(BROWSERS)}")
 
-    def run(path, *options):
+    def run(path, *options, complains=False):
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=1000", "--enable-logging=stderr"]
         profile = f"--user-data-dir={tmp_path_factory.getbasetemp() / 'browser'}"
         command = [browsers[0], *flags, profile, *options, path.as_uri()]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-        assert "CONSOLE" not in done.stderr, done.stderr
+        assert ("CONSOLE" in done.stderr) == complains, done.stderr
         return done.stdout
 
     return run
@@ -352,11 +361,13 @@ def chromium(tmp_path_factory):
 def evaluate(chromium, tmp_path):
     """What JavaScript returns in a page."""
 
-    def run(source, script):
+    def run(source, script, **options):
         path = tmp_path / "scripted.html"
         answer = f"document.title = JSON.stringify((() => {{ {script} }})())"
-        path.write_text(f"{source}<script>addEventListener('load', () => {{ {answer} }})</script>", encoding="utf-8")
-        dump = chromium(path, "--dump-dom")
+        script = f"addEventListener('load', () => {{ {answer} }})"
+        source = source.replace("script-src ", f"script-src '{sha256(script)}' ", 1)  # the page would not let it run
+        path.write_text(f"{source}<script>{script}</script>", encoding="utf-8")
+        dump = chromium(path, "--dump-dom", **options)
         return json.loads(html.unescape(re.search("<title>(.*?)</title>", dump, re.DOTALL)[1]))
 
     return run
@@ -383,6 +394,18 @@ def test_the_table_sorts_by_any_column(written, evaluate):
     sorts = [(0, "a"), (4, "de"), (4, "a"), (1, "a"), (2, "de"), (3, "a"), (0, "a"), (0, "de")]
     for (_, directions), (column, direction) in zip(seen, sorts, strict=True):
         assert [(k, each) for k, each in enumerate(directions) if each] == [(column, f"{direction}scending")]
+
+
+@pytest.mark.browser
+def test_what_is_not_of_the_page_does_not_run(written, evaluate):
+    """Even where a name found a way into the page's source."""
+    foreign = "<script>window.ran = true</script><img src=x onerror='ran = true'><style>h1 { color: red }</style>"
+    source = Page(written()).source.replace("<h1>", f"{foreign}<h1 style='opacity: 0'>")
+    script = """
+        const title = getComputedStyle(document.querySelector("h1"));
+        return [window.ran ?? false, title.color === "rgb(255, 0, 0)", title.opacity];
+    """
+    assert evaluate(source, script, complains=True) == [False, False, "1"]
 
 
 @pytest.mark.browser
@@ -449,7 +472,11 @@ def test_everything_is_printed(written, evaluate):
     """
     source = Page(written()).source
     *_, folded = evaluate(source, script)
-    charts, controls, unfolded = evaluate(source.replace("@media print", "@media all"), script)
+    [style] = re.findall("<style>(.*?)</style>", source, re.DOTALL)
+    printed = style.replace("@media print", "@media all")
+    charts, controls, unfolded = evaluate(
+        source.replace(style, printed).replace(sha256(style), sha256(printed)), script
+    )
     assert (charts, controls) == ([True, True], [False, False])
     assert (folded, unfolded) == (False, True)
 

@@ -1,20 +1,24 @@
 """How well scores predicted the accuracies after fine-tuning, and how sure that is with so few models."""
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int8, Int64
 
 from ..metrics import METRICS
 
 SOURCE_ACCURACY = "source accuracy"
 RANDOM_ORDER = "random order"
 LEAST_MODELS = 3
+MOST_MODELS = 5000  # all pairs of which are compared, again in each resample
 PERCENTILES = (2.5, 97.5)  # between which an interval lies
 LEAST_RESAMPLES = 40  # of which 2.5 % are one
+MOST_RESAMPLES = 1_000_000
+PAIRS_AT_ONCE = 2**17  # of models, in several resamples; these fit into a cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,13 +125,15 @@ def correlation(
     same for all predictors. Resamples in which a coefficient is undefined, because all scores or all accuracies are
     equal, are left out of it. "random order" is what chance gives: mean and central 95 % over random orders.
 
+    A metric that gives all models the same score has no order to compare: it is left out, with a warning.
+
     Args:
         scores: by metric, of each model; higher is better.
         accuracies: after fine-tuning, of each model, in any unit in which higher is better.
         source_accuracies: of each model on its own source data set: the baseline "source accuracy".
         units: of the metrics, for figures; those of this package's metrics are known.
         top: k of the top-k regret.
-        num_resamples: how many resamples, and how many random orders; at least 40.
+        num_resamples: how many resamples, and how many random orders; from 40 to 1,000,000.
         seed: of both.
 
     Returns:
@@ -135,9 +141,9 @@ def correlation(
         on the order in which the models are given.
 
     Raises:
-        ValueError: fewer than 3 models, a model without a score or an accuracy, a value that is not finite, values
-            whose range is not, values that are all equal, so that they have no order, a metric called as a baseline,
-            `top` out of range, fewer than 40 resamples, or a negative seed.
+        ValueError: fewer than 3 models or more than 5,000, a model without a score or an accuracy, a value that is not
+            finite, values whose range is not, accuracies that are all equal, or scores of every metric, a metric called
+            as a baseline, `top` or `num_resamples` out of range, or a negative seed.
 
     Example:
         >>> accuracies = {"resnet": 0.61, "unet": 0.48, "vit": 0.70, "fcn": 0.55}
@@ -156,21 +162,25 @@ def correlation(
         raise ValueError(f"a metric cannot be called {reserved.pop()!r}, which is a baseline")
     if source_accuracies is not None:
         predictors[SOURCE_ACCURACY] = source_accuracies
-    if not predictors:
-        raise ValueError("there is no metric to compare with the accuracies")
     models = sorted(accuracies)  # in whatever order they are given, the same are drawn
     _check_options(models, top=top, num_resamples=num_resamples, seed=seed)
-    outcome = _ordered("accuracy", accuracies, models)
-    values = np.stack([_ordered(name, of_models, models) for name, of_models in predictors.items()])
+    outcome = _in_order("accuracy", accuracies, models)
+    if _all_equal(outcome):
+        raise ValueError(f"accuracy: all models have {outcome[0]}, so that there is no order to compare")
+    ordered = {name: _in_order(name, of_models, models) for name, of_models in predictors.items()}
+    for name in [name for name, of_models in ordered.items() if _all_equal(of_models)]:
+        value = ordered.pop(name)[0]
+        warnings.warn(f"{name} is left out: all models have {value}, so that there is no order", stacklevel=2)
+    if not ordered:
+        raise ValueError("there is no metric to compare with the accuracies")
+    values = np.stack(list(ordered.values()))
     estimates = _estimates(values, outcome, top=top, num_resamples=num_resamples, seed=seed)
     all_units = {name: metric.unit for name, metric in METRICS.items()} | dict(units or {})
     return Correlation(
-        predictors={
-            name: dict(zip(models, row, strict=True)) for name, row in zip(predictors, values.tolist(), strict=True)
-        },
+        predictors={name: dict(zip(models, of_models.tolist(), strict=True)) for name, of_models in ordered.items()},
         accuracies=dict(zip(models, outcome.tolist(), strict=True)),
-        units={name: unit for name, unit in all_units.items() if name in predictors},
-        agreements=dict(zip([*predictors, RANDOM_ORDER], estimates, strict=True)),
+        units={name: unit for name, unit in all_units.items() if name in ordered},
+        agreements=dict(zip([*ordered, RANDOM_ORDER], estimates, strict=True)),
         top=top,
         num_resamples=num_resamples,
         seed=seed,
@@ -182,10 +192,12 @@ def _check_options(models: Sequence[str], *, top: int, num_resamples: int, seed:
         raise ValueError(
             f"accuracies of {len(models)} models ({', '.join(models)}), at least {LEAST_MODELS} are needed"
         )
+    if len(models) > MOST_MODELS:
+        raise ValueError(f"accuracies of {len(models):,} models, at most {MOST_MODELS:,} can be compared")
     if not 1 <= top <= len(models):
         raise ValueError(f"top={top} of {len(models)} models is outside [1, {len(models)}]")
-    if num_resamples < LEAST_RESAMPLES:
-        raise ValueError(f"num_resamples={num_resamples} is less than {LEAST_RESAMPLES}")
+    if not LEAST_RESAMPLES <= num_resamples <= MOST_RESAMPLES:
+        raise ValueError(f"num_resamples={num_resamples} is outside [{LEAST_RESAMPLES}, {MOST_RESAMPLES:,}]")
     if seed < 0:
         raise ValueError(f"seed={seed} is less than 0")
 
@@ -200,17 +212,25 @@ def _estimates(
 ) -> list[Agreement]:
     """The agreement of each predictor, and at last that of random orders."""
     generator = np.random.default_rng(seed)
-    draws = generator.integers(len(accuracies), size=(num_resamples, len(accuracies)))
-    orders = generator.permuted(np.broadcast_to(np.arange(len(accuracies), dtype=np.float64), draws.shape), axis=1)
-    by_chance = _measures(orders, accuracies, top)
-    resampled = np.stack([*(_measures(each[draws], accuracies[draws], top) for each in values), by_chance])
-    mean = (by_chance / num_resamples).sum(0)  # in this order no sum of large regrets overflows
-    measured = np.vstack([_measures(values, accuracies, top), mean])
-    estimates = np.stack([measured, *np.nanpercentile(resampled, PERCENTILES, axis=1)], -1).tolist()
+    count = len(accuracies)
+    rows = max(1, PAIRS_AT_ONCE // count**2)
+    sizes = [min(rows, num_resamples - first) for first in range(0, num_resamples, rows)]
+    resampled, by_chance = [], []
+    for size in sizes:
+        draws = generator.integers(count, size=(size, count))
+        resampled.append(np.stack([_measures(each[draws], accuracies[draws], top) for each in values]))
+    for size in sizes:
+        orders = np.broadcast_to(np.arange(count, dtype=np.float64), (size, count))
+        by_chance.append(_measures(generator.permuted(orders, axis=1), accuracies, top))
+    chance = np.concatenate(by_chance)
+    mean = (chance / num_resamples).sum(0)  # in this order no sum of large regrets overflows
+    measured = [*(_measures(each[np.newaxis], accuracies, top)[0] for each in values), mean]
+    samples = np.concatenate([np.concatenate(resampled, axis=1), chance[np.newaxis]])
+    estimates = np.stack([measured, *np.nanpercentile(samples, PERCENTILES, axis=1)], -1).tolist()
     return [Agreement(*(Estimate(*each) for each in row)) for row in estimates]
 
 
-def _ordered(what: str, values: Mapping[str, float], models: Sequence[str]) -> Float[np.ndarray, "M"]:
+def _in_order(what: str, values: Mapping[str, float], models: Sequence[str]) -> Float[np.ndarray, "M"]:
     """The values of the models, in their order."""
     if missing := [model for model in models if model not in values]:
         raise ValueError(f"{what}: none of {', '.join(missing)}")
@@ -221,11 +241,13 @@ def _ordered(what: str, values: Mapping[str, float], models: Sequence[str]) -> F
         if not np.isfinite(value):
             raise ValueError(f"{what} of {model} is {value}")
     low, high = float(ordered.min()), float(ordered.max())
-    if low == high:
-        raise ValueError(f"{what}: all models have {low}, so that there is no order to compare")
     if math.isinf(high - low):
         raise ValueError(f"{what} ranges from {low} to {high}: the difference is too large for a number")
     return ordered
+
+
+def _all_equal(values: Float[np.ndarray, "M"]) -> bool:
+    return bool((values == values[0]).all())
 
 
 def _measures(
@@ -233,42 +255,59 @@ def _measures(
 ) -> Float[np.ndarray, "*batch 6"]:
     """The fields of `Agreement`; NaN where they are undefined."""
     scores, accuracies = np.broadcast_arrays(scores, accuracies)
-    differences = _differences(scores), _differences(accuracies)
-    signs = np.sign(differences[0]), np.sign(differences[1])
+    a, b = _signs(scores), _signs(accuracies)
+    squares = (a * b).sum(-1), (a * a).sum(-1), (b * b).sum(-1)  # over the pairs of each model
+    weighted = [_kendall(*squares, 1 / _ranks(*values)) for values in ((scores, accuracies), (accuracies, scores))]
     measures = [
-        _coefficient(*(_differences(sign.sum(-1)) for sign in signs)),  # twice the mean rank, but for a constant
-        (_coefficient(*signs, _weights(scores, accuracies)) + _coefficient(*signs, _weights(accuracies, scores))) / 2,
-        _coefficient(*signs),
-        _coefficient(*differences),
+        _cosine(a.sum(-1, np.float64), b.sum(-1, np.float64)),  # twice the mean ranks, less their mean
+        sum(weighted) / 2,
+        _kendall(*squares, np.ones_like(scores)),
+        _cosine(_centered(scores), _centered(accuracies)),
         _regret(scores, accuracies, 1),
         _regret(scores, accuracies, top),
     ]
     return np.stack(measures, -1)
 
 
-def _differences(values: Float[np.ndarray, "*batch M"]) -> Float[np.ndarray, "*batch M M"]:
-    """Of all pairs, in units of the largest, so that no square is too large or too small; NaN where all are equal."""
-    differences = values[..., :, None] - values[..., None, :]
-    with np.errstate(invalid="ignore"):
-        return differences / differences.max((-2, -1), keepdims=True)
+def _signs(values: Float[np.ndarray, "*batch M"]) -> Int8[np.ndarray, "*batch M M"]:
+    """Of the differences of all pairs."""
+    i, j = values[..., :, None], values[..., None, :]
+    return (i > j).astype(np.int8) - (i < j).astype(np.int8)
 
 
-def _weights(
-    values: Float[np.ndarray, "*batch M"], ties: Float[np.ndarray, "*batch M"]
-) -> Float[np.ndarray, "*batch M M"]:
-    """Of all pairs, 1/r_i + 1/r_j for the ranks by value, equals by `ties`, from 1 for the best."""
-    ranks = 1 + np.lexsort((-ties, -values)).argsort(-1)
-    return 1 / ranks[..., :, None] + 1 / ranks[..., None, :]
+def _ranks(values: Float[np.ndarray, "*batch M"], ties: Float[np.ndarray, "*batch M"]) -> Int64[np.ndarray, "*batch M"]:
+    """The ranks by value, equals by `ties`, from 1 for the best."""
+    return 1 + np.lexsort((-ties, -values)).argsort(-1)
 
 
-def _coefficient(
-    a: Float[np.ndarray, "*batch M M"],
-    b: Float[np.ndarray, "*batch M M"],
-    weights: Float[np.ndarray, "*batch M M"] | float = 1.0,
+def _kendall(
+    ab: Int64[np.ndarray, "*batch M"],
+    aa: Int64[np.ndarray, "*batch M"],
+    bb: Int64[np.ndarray, "*batch M"],
+    weights: Float[np.ndarray, "*batch M"],
 ) -> Float[np.ndarray, "*batch"]:
-    """Daniels' general coefficient of what two orders say of all pairs."""
-    product, a_square, b_square = ((weights * each).sum((-2, -1)) for each in (a * b, a * a, b * b))
-    return product / np.sqrt(a_square * b_square)
+    """Daniels' coefficient of signs, of which the products are summed over the pairs of each model.
+
+    The weight of a pair is the sum of its models' weights, so each model's sums count twice, above and below.
+    """
+    product, a_square, b_square = ((weights * each).sum(-1) for each in (ab, aa, bb))
+    with np.errstate(invalid="ignore"):  # NaN where all are equal
+        return product / np.sqrt(a_square * b_square)
+
+
+def _centered(values: Float[np.ndarray, "*batch M"]) -> Float[np.ndarray, "*batch M"]:
+    """Around their mean, in units of their range, so that no square is too large or too small."""
+    from_least = values - values.min(-1, keepdims=True)
+    with np.errstate(invalid="ignore"):  # NaN where all are equal
+        shares = from_least / from_least.max(-1, keepdims=True)
+    return shares - shares.mean(-1, keepdims=True)
+
+
+def _cosine(a: Float[np.ndarray, "*batch M"], b: Float[np.ndarray, "*batch M"]) -> Float[np.ndarray, "*batch"]:
+    """Daniels' coefficient of differences, of values whose mean is zero."""
+    product, a_square, b_square = ((x * y).sum(-1) for x, y in ((a, b), (a, a), (b, b)))
+    with np.errstate(invalid="ignore"):  # NaN where all are equal
+        return product / np.sqrt(a_square * b_square)
 
 
 def _regret(

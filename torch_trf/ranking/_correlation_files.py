@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .._files import PathLike, write_csv, write_json
+from .._files import PathLike, from_cell, write_csv, write_json
 from .._versions import versions
 from ..plots import save_figure
 from ._correlation import Correlation
@@ -47,7 +47,9 @@ def read_scores(path: PathLike) -> ModelScores:
         {'logme': {'resnet': 0.3, 'unet': -0.1}, 'leep': {'resnet': -0.5, 'unet': -0.7}}
     """
     try:
-        contents = json.loads(Path(path).read_text(encoding="utf-8"), parse_int=float, object_pairs_hook=_unique_names)
+        contents = json.loads(
+            Path(path).read_text(encoding="utf-8-sig"), parse_int=float, object_pairs_hook=_unique_names
+        )
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(contents, dict):
@@ -115,9 +117,10 @@ def read_accuracies(path: PathLike) -> tuple[dict[str, float], dict[str, float] 
             if twice := [column for column in ("name", *columns) if header.count(column) > 1]:
                 raise ValueError(f"line 1: column {twice[0]} is there twice")
             for row in reader:
-                name, line = row["name"], f"line {reader.line_num}"
+                line = f"line {reader.line_num}"
                 if None in row or None in row.values():
                     raise ValueError(f"{line} has another number of cells than the header")
+                name = from_cell(row["name"])
                 if not name:
                     raise ValueError(f"{line} has no name")
                 if name in columns["accuracy"]:
@@ -159,6 +162,8 @@ def _ranking_table(path: PathLike, ranking: dict[str, Any]) -> tuple[dict[str, A
         failures = {name: each["failure"] for name, each in results.items() if each["failure"]}
         scored = {name: each["scores"] for name, each in results.items() if not each["failure"]}
         units = {metric: score["unit"] for row in scored.values() for metric, score in row.items()}
+        if wrong := [each for each in (*results, *failures.values(), *units.values()) if not isinstance(each, str)]:
+            raise TypeError(f"{wrong[0]!r} is no text")
         table = {name: {metric: score["score"] for metric, score in row.items()} for name, row in scored.items()}
         return table, units, failures
     except (AttributeError, KeyError, TypeError, ValueError) as error:

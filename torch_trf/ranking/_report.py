@@ -1,6 +1,7 @@
 """The report of a ranking: one page that needs nothing beside it."""
 
 import base64
+import hashlib
 import io
 import json
 import math
@@ -51,7 +52,7 @@ def write_report(
     """Writes a ranking as one HTML file, which opens without a network; the whole file or nothing.
 
     It holds scores with their spread over repeats, each candidate's map over a sample image, scores by class, failures,
-    settings and versions, and no date: the same ranking gives the same bytes.
+    doubts, settings and versions, and no date: the same ranking gives the same bytes.
 
     Args:
         ranking: what `Ranker` gave.
@@ -130,6 +131,10 @@ class Axis:
         """Where a value lies, as CSS and SVG say it."""
         return f"{100 * (value - self.low) / (self.high - self.low):.2f}%"
 
+    def percent(self, value: float) -> int:
+        """Where a value lies, in whole percent."""
+        return round(100 * (value - self.low) / (self.high - self.low))
+
     @property
     def ticks(self) -> list[tuple[str, str]]:
         """Round values along the axis: their places and what they are called."""
@@ -141,7 +146,7 @@ class Axis:
 def _environment() -> Environment:
     """Jinja with what the page says in numbers."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": _number, "one_line": _one_line, "indented": _indented}
+    environment.filters |= {"number": _number, "one_line": _one_line, "indented": _indented, "sha256": _sha256}
     return environment
 
 
@@ -160,6 +165,11 @@ def _one_line(what: ClassPath) -> str:
 
 def _indented(settings: Settings) -> str:
     return json.dumps(settings, indent=2, ensure_ascii=False, default=str)
+
+
+def _sha256(text: str) -> str:
+    """By what the page's policy knows the style and the script that are its own."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
 def _chart(ranking: Ranking, metric: TransferabilityMetric) -> dict[str, Any]:
