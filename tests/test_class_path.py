@@ -1,12 +1,17 @@
 """What paths and arguments of a configuration make, and how they fail."""
 
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 from torchvision.models import _api, segmentation
 from torchvision.transforms import v2
 
-from torch_trf._class_path import instantiate
+from torch_trf._class_path import instantiate, trusting
 from torch_trf.ranking._candidate import torchvision_models
 
 
@@ -32,18 +37,31 @@ def test_arguments_may_be_types_of_tensors():
     assert result(torch.full((3, 1, 1), 255, dtype=torch.uint8)).flatten().tolist() == [1.0] * 3
 
 
+def kept(**arguments):
+    return arguments
+
+
 @pytest.mark.parametrize("text", ["torch.pt", "torch.", "torch.nowhere.float32", "torch.nn", "torchvision"])
 def test_other_arguments_are_as_they_are(text):
-    assert instantiate(named("builtins.dict", text=text, folder=None, sizes=[1, [2]])) == {
+    assert instantiate(named(f"{__name__}.kept", text=text, folder=None, sizes=[1, [2]])) == {
         "text": text,
         "folder": None,
         "sizes": [1, [2]],
     }
 
 
+class Sizes(NamedTuple):
+    height: int
+    width: int
+
+    @classmethod
+    def square(cls, side):
+        return cls(side, side)
+
+
 def test_functions_and_what_lies_inside_classes_make_too():
     assert isinstance(instantiate(named("torchvision.models.resnet.resnet18", num_classes=3)), nn.Module)
-    assert instantiate(named("collections.OrderedDict.fromkeys", iterable="ab", value=7)) == {"a": 7, "b": 7}
+    assert instantiate(named(f"{__name__}.Sizes.square", side=2)) == Sizes(2, 2)
 
 
 NAMED = {"relu": nn.ReLU, "conv": nn.Conv2d, "chain": nn.Sequential}
@@ -106,7 +124,7 @@ def test_a_short_name_of_a_torchvision_model_is_one_without_weights():
         ("torch.nn.Conv2d", "torch.nn.Conv2d cannot be made: TypeError: .* missing 3 required .* 'in_channels'"),
         (named("torch.nn.ReLU", depth=3), "ReLU cannot be made: TypeError: .* unexpected keyword argument 'depth'"),
         (named("torch.nn.Conv2d", in_channels=3, out_channels=4, kernel_size=1, groups=2), "must be divisible"),
-        ("torch.float32", "torch.float32 cannot be made: TypeError"),
+        ("torch.float32", "torch.float32 is neither a class nor a function, but of a dtype"),
         (".relative", "cannot be made"),
         ({}, "neither a path nor"),
         ({"class_path": "torch.nn.ReLU", "args": {}}, "neither a path nor .*class_path: ..., init_args"),
@@ -125,3 +143,77 @@ def test_a_package_that_a_module_needs_is_named(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ValueError, match="No module named 'a_package_that_nobody_has'"):
         instantiate("needs_another.Model")
+
+
+RUN = []  # of what must not run
+
+
+def runs(*_, **__) -> None:
+    RUN.append("runs")
+
+
+def tells(path: str) -> "str | None":
+    RUN.append(path)
+
+
+class Runner:
+    def run(self):
+        RUN.append("run")
+
+    __call__ = run
+
+
+RUNNER = Runner()
+PARTIAL = functools.partial(nn.ReLU, inplace=True)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("os.getcwd", r"os.getcwd is of Python's standard library \(os\), which a configuration may not run"),
+        ("shutil.rmtree", "of Python's standard library"),
+        ("builtins.eval", "of Python's standard library"),
+        ("torch.os.system", r"of Python's standard library \(posix\)"),
+        ("torch.nn.modules.module.functools.partial", r"of Python's standard library \(functools\)"),
+        ("collections.OrderedDict.fromkeys", r"of Python's standard library \(collections\)"),
+        (f"{__name__}.RUNNER", "is neither a class nor a function, but of a Runner"),
+        (f"{__name__}.RUNNER.run", "is neither a class nor a function, but of a Runner"),
+        (f"{__name__}.RUN.clear", "is neither a class nor a function, but of a list"),
+        (f"{__name__}.runs", "runs makes a NoneType, not a object"),
+        ("torch.save", "cannot be made|makes a NoneType"),
+    ],
+)
+def test_what_makes_nothing_is_not_run(path, message):
+    RUN[:] = ["before"]
+    with pytest.raises(ValueError, match=message):
+        instantiate(path)
+    with pytest.raises(ValueError, match=message):
+        instantiate(named("torch.nn.Sequential", inner={"class_path": path}))
+    assert RUN == ["before"]
+
+
+@pytest.mark.parametrize("path", [f"{__name__}.tells", "torch.nn.ReLU", f"{__name__}.kept"])
+def test_what_makes_another_kind_is_an_error(path):
+    with pytest.raises(ValueError, match=f"{path} (makes a .*, not a Dataset|cannot be made)"):
+        instantiate(path, kinds=(Dataset,))
+
+
+def test_a_partial_function_is_what_it_calls():
+    assert instantiate(f"{__name__}.PARTIAL", kinds=(nn.Module,)).inplace
+    assert callable(instantiate("torchvision.models.ResNet18_Weights.DEFAULT.transforms", kinds=(Callable,)))
+
+
+@pytest.mark.parametrize("path", ["torch.nn.ReLU", "torchvision.models._utils.nn.ReLU", "collections.Counter"])
+def test_what_is_not_trusted_is_not_run(path):
+    with trusting(["torchvision"]), pytest.raises(ValueError, match=r"ReLU is of torch, .* modules: torchvision|stand"):
+        instantiate(path)
+
+
+def test_what_is_trusted_is_run():
+    with trusting(["torchvision"]):
+        assert isinstance(instantiate("torchvision.transforms.v2.Identity"), nn.Module)
+        assert isinstance(instantiate("relu", NAMED), nn.ReLU)
+        assert instantiate("torch_trf.metrics.LogME").name == "logme"
+        with pytest.raises(ValueError, match=r"nowhere\.Model is of nowhere, which is none of"):
+            instantiate("nowhere.Model")
+    assert isinstance(instantiate("torch.nn.ReLU"), nn.ReLU)

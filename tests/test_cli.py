@@ -1,6 +1,7 @@
 """The command line: what it prints, what it writes, and how it fails."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import yaml
 from PIL import Image
 
 import torch_trf
+from torch_trf._errors import in_a_line
 from torch_trf.cli import main
 from torch_trf.metrics import DEFAULT_METRICS, KNN, LEEP, METRICS, OTCE, HScore, LogME
 from torch_trf.transport import Sinkhorn
@@ -471,6 +473,17 @@ def test_failed_write_leaves_the_old_file(score, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_what_nobody_reads_is_written_all_the_same(data, tmp_path, monkeypatch, error_line):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("torch_trf.cli._folders.say", full)
+    output = tmp_path / "scores.json"
+    options = ["score", "--target", str(data / "target"), "--metrics", "hscore", "--output", str(output)]
+    assert "No space left on device" in error_line(*options)
+    assert "hscore" in json.loads(output.read_text())["scores"]
+
+
 def test_runs_as_module(data):
     command = [sys.executable, "-m", "torch_trf", "score", "--target", str(data / "target"), "--ignore_index", "250"]
     done = subprocess.run([*command, "--metrics", "logme"], capture_output=True, text=True, check=True)
@@ -484,3 +497,20 @@ def test_an_interruption_is_one_line(data, monkeypatch, capsys):
     monkeypatch.setattr(torch_trf.FeatureFolder, "__iter__", interrupted)
     assert main(["score", "--target", str(data / "target"), "--num_classes", "7", "--ignore_index", "250"]) == 130
     assert capsys.readouterr().err.splitlines()[-1] == "torch-trf: interrupted"
+
+
+@pytest.mark.slow
+def test_an_ascii_terminal_costs_no_scores(data, tmp_path):
+    options = ["--target", str(data / "target"), "--ignore_index", "250", "--output", str(tmp_path / "é.json")]
+    command = [sys.executable, "-m", "torch_trf", "score", *options]
+    done = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii"}, check=True)
+    assert rb"score  \xb1" in done.stdout
+    assert (tmp_path / "é.json").exists()
+
+
+def test_an_error_of_the_allocator_is_a_line():
+    frames = "Exception raised from alloc_cpu at /pytorch/c10/core/impl/alloc_cpu.cpp:127\nframe #0: c10::Error"
+    error = RuntimeError(f"[enforce fail] can't allocate\n  memory: 4 bytes.\n{frames}")
+    assert in_a_line(error) == "[enforce fail] can't allocate memory: 4 bytes."
+    assert len(in_a_line(ValueError("x" * 10_000))) < 1100
+    assert in_a_line(MemoryError()) == "MemoryError"

@@ -9,6 +9,7 @@ from PIL import Image
 
 import torch_trf
 from torch_trf import Score
+from torch_trf._files import write_csv
 from torch_trf.cli import main
 from torch_trf.metrics import as_metric, as_metrics
 from torch_trf.ranking import Ranking, Result, correlation, read_accuracies, read_scores
@@ -135,6 +136,23 @@ def test_reads_what_spreadsheets_write(files):
     assert read_accuracies(str(files / "accuracies.csv")) == (ACCURACIES, None)
 
 
+def test_a_name_that_looks_like_a_formula_is_the_name_in_both_files(files):
+    write_csv(files / "accuracies.csv", ["name", "accuracy"], [{"name": "=1+1", "accuracy": 0.5}])
+    assert (files / "accuracies.csv").read_text().splitlines()[1] == "'=1+1,0.5"
+    assert read_accuracies(files / "accuracies.csv") == ({"=1+1": 0.5}, None)
+    (files / "accuracies.csv").write_text("name,accuracy\n=1+1,0.5\n")
+    assert read_accuracies(files / "accuracies.csv") == ({"=1+1": 0.5}, None)
+
+
+def test_a_metric_without_an_order_is_told_and_left_out(files, capsys):
+    (files / "scores.json").write_text(json.dumps({name: row | {"knn": 1} for name, row in SCORES.items()}))
+    assert correlate(files, "--output", str(files / "made")) == 0
+    shown = capsys.readouterr()
+    assert shown.err == "torch-trf: note: knn is left out: all models have 1.0, so that there is no order\n"
+    assert "knn" not in shown.out
+    assert list(json.loads((files / "made.json").read_text())["predictors"]) == ["logme", "leep"]
+
+
 def damaged_ranking(change):
     def write(files):
         ranked(files)
@@ -224,7 +242,7 @@ def test_wrong_input_is_told_in_a_line(files, capsys, spoil, message):
         (["--output", ""], "--output '' ends without a name"),
         (["--output", "{files}/"], "--output '.*/' ends without a name"),
         (["--output", "{files}/."], "--output '.*/.' ends without a name"),
-        (["--num_resamples", "9"], "num_resamples=9 is less than 40"),
+        (["--num_resamples", "9"], r"num_resamples=9 is outside \[40, 1,000,000\]"),
         (["--output", "{files}/none/made"], r"--output .*none/made\.json cannot be written"),
         (["--output", "{files}/scores"], r"--output .*scores would overwrite .*scores\.json, which is read"),
         (["--output", "{files}/accuracies"], r"would overwrite .*accuracies\.csv, which is read"),
@@ -235,6 +253,15 @@ def test_options_that_cannot_be_are_told_in_a_line(files, capsys, options, messa
     assert correlate(files, *(option.format(files=files) for option in options)) == 2
     assert re.search(message, capsys.readouterr().err)
     assert {path: path.read_bytes() for path in files.iterdir()} == before
+
+
+def test_what_nobody_reads_is_written_all_the_same(files, monkeypatch):
+    def closed(_):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("torch_trf.cli._correlate.say", closed)
+    assert correlate(files, "--output", str(files / "made")) == 2
+    assert {path.name for path in files.glob("made.*")} == {"made.json", "made.csv", "made.png"}
 
 
 def test_a_full_disk_leaves_whole_files(files, capsys, monkeypatch):

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import nn
 
 from torch_trf import FeatureFolder, Scorer
+from torch_trf._files import only_writer
 from torch_trf.cli import main
 from torch_trf.datasets import ROAD_CLASSES, RoadScenes
 from torch_trf.metrics import LogME
@@ -270,7 +271,7 @@ def test_a_full_disk_ends_the_command_and_leaves_whole_files(data, capsys, monke
     monkeypatch.setattr(torch, "save", full)
     assert rank(data) == 2
     assert "error: [Errno 28] No space left on device" in capsys.readouterr().err
-    assert not [path for path in (data / "made").rglob("*") if path.is_file()]
+    assert not [path for path in (data / "made").rglob("[!.]*") if path.is_file()]
 
 
 def test_the_example_configuration_is_read(data, capsys, monkeypatch):
@@ -287,11 +288,11 @@ def test_the_example_configuration_is_read(data, capsys, monkeypatch):
     assert main(["rank", "--config", str(CONFIG), "--output", "made", "--num_workers", "0", "--num_pixels", "300"]) == 2
     shown = capsys.readouterr()
     assert "error: every candidate failed" in shown.err
-    assert "fcn failed and is left out: [Errno 2] No such file or directory: 'checkpoints/fcn.pth'" in shown.err
+    assert "fcn failed and is left out: checkpoints/fcn.pth is not a file" in shown.err
     assert "lraspp failed and is left out" in shown.err
 
 
-def extract(data, *arguments, **options):
+def extract(data, /, *arguments, **options):
     settings = {"candidate": candidate(layer="0", logits_layer="1", model=TWO), "data": target(data)} | options
     (data / "extract.yaml").write_text(yaml.safe_dump(settings | {"output": str(data / "made"), "num_workers": 0}))
     return main(["extract", "--config", str(data / "extract.yaml"), *arguments])
@@ -323,14 +324,42 @@ def test_extract_writes_what_score_reads(data, capsys, dtype):
     assert all(np.isfinite(each.score) for each in score.values())
 
 
+class OneScore(nn.Sequential):
+    """The one output of a binary model."""
+
+    def __init__(self):
+        super().__init__(nn.Conv2d(3, 6, 2, stride=2), nn.Conv2d(6, 1, 1))
+
+
+def test_extract_refuses_the_one_output_of_a_binary_model(data, capsys):
+    model = {"class_path": "tests.test_cli_models.OneScore"}
+    assert extract(data, candidate=candidate(layer="0", logits_layer="1", model=model)) == 2
+    assert "the class scores have one channel" in capsys.readouterr().err
+
+
 def test_extract_goes_on_where_it_ended(data, capsys):
     extract(data)
-    whole = {path: np.load(path) for path in (data / "made").rglob("*.npy")}
+    whole = {path: path.read_bytes() for path in (data / "made").rglob("*.npy")}
     (data / "made" / "final" / "2.npy").unlink()
     assert extract(data) == 0
-    assert "features of 1 images; 3 were there" in capsys.readouterr().out
-    for path, array in whole.items():
-        np.testing.assert_allclose(np.load(path), array, rtol=0, atol=1e-6)  # an image alone is not quite one of four
+    assert "features of 4 images" in capsys.readouterr().out  # all of a batch: an image alone is not quite one of four
+    assert {path: path.read_bytes() for path in whole} == whole
+    (data / "made" / "final" / "2.npy").unlink()
+    assert extract(data, "--batch_size", "2") == 0
+    assert "features of 2 images; 2 were there" in capsys.readouterr().out
+
+
+def test_extract_writes_into_a_folder_alone(data, capsys):
+    with only_writer(data / "made"):
+        assert extract(data) == 2
+    assert "made is being written by another process: wait for it" in capsys.readouterr().err
+
+
+def test_extract_names_damaged_settings(data, capsys):
+    extract(data)
+    (data / "made" / "extract.json").write_text("{")
+    assert extract(data) == 2
+    assert "extract.json cannot be read: " in capsys.readouterr().err
 
 
 def test_extract_does_not_mix_features_of_several_settings(data, capsys):
@@ -350,6 +379,27 @@ def test_features_that_do_not_fit_into_float16_are_an_error(data, capsys):
     assert "image 0: 0 gives features that are not finite in float16" in capsys.readouterr().err
 
 
+def test_extract_refuses_a_crop(data, capsys):
+    crop = {"class_path": "torchvision.transforms.v2.CenterCrop", "init_args": {"size": 32}}
+    assert extract(data, candidate=candidate(layer="0", logits_layer="1", model=TWO, transform=[crop])) == 2
+    assert "error: transform CenterCrop moves images against their labels: columns 0 to 12" in capsys.readouterr().err
+    assert not list((data / "made" / "final").iterdir())
+
+
+def test_masks_of_which_the_foreground_is_ignored_are_told(data, capsys):
+    for path in (data / "labels").iterdir():
+        mask = np.where(np.array(Image.open(path)) > 1, 255, 0).astype(np.uint8)
+        Image.fromarray(mask).save(path)
+    masks = target(data) | {"num_classes": 2, "ignore_index": 255, "class_names": None}
+    assert extract(data, data=masks) == 0
+    said = r"note: all labeled pixels are of class 0, and \d+% of the pixels are ignored \(ignore_index=255\)"
+    assert re.search(said, capsys.readouterr().err)
+    named = masks | {"label_map": {0: 0, 255: 1}}
+    shutil.rmtree(data / "made")
+    assert extract(data, data=named) == 0
+    assert "note" not in capsys.readouterr().err
+
+
 def test_extract_notices_other_images_and_claims_nothing_before_it_can_begin(data, capsys):
     assert extract(data, candidate=candidate(layer="nowhere", model=TWO)) == 2
     assert extract(data) == 0
@@ -359,8 +409,101 @@ def test_extract_notices_other_images_and_claims_nothing_before_it_can_begin(dat
     assert "holds features of other settings, where images was" in capsys.readouterr().err
 
 
+def test_what_is_doubtful_is_told_once_on_a_line_of_its_own(data, capsys):
+    for path in (data / "images").iterdir():
+        Image.fromarray(np.array(Image.open(path).convert("L")).astype(np.uint16) * 257).save(path)
+    assert rank(data, candidates=[candidate(), candidate("other")]) == 0
+    notes = [line for line in re.split(r"[\r\n]", capsys.readouterr().err) if "note" in line]
+    of_16_bits = "images have 16 bits: they are read as numbers from 0 to 1, of which 1 is 65,535 (first in image 0)"
+    assert notes == [f"torch-trf: note: {of_16_bits}"]
+
+
 def test_a_failure_of_somebodys_code_is_told_in_a_line(data, capsys):
-    assert rank(data, target=target(data) | {"num_classes": "eight"}) == 2
-    assert "num_classes: 'eight' is not a number" in capsys.readouterr().err
     assert rank(data, candidates=[candidate(name=50, layer="nowhere"), candidate()]) == 1
     assert "note: 50 failed and is left out: the model has no layer" in capsys.readouterr().err
+
+
+BASE = {"dataset": "torch_trf.datasets.RoadScenes", "num_classes": 7}
+WRONG_TYPES = [
+    ({"target": BASE | {"num_classes": "eight"}}, "data set: num_classes must be int, not 'eight'"),
+    ({"target": BASE | {"dataset": ["x"]}}, "data set: dataset must be str | dict[str, Any], not ['x']"),
+    ({"target": BASE | {"ignore_index": None}}, "data set: ignore_index must be int, not None"),
+    (
+        {"target": BASE | {"label_map": [0, 1]}},
+        "data set: label_map must be Mapping[int | str, int] | None, not [0, 1]",
+    ),
+    (
+        {"target": BASE | {"class_names": "abcdefg"}},
+        "data set: class_names must be Sequence[str] | None, not 'abcdefg'",
+    ),
+    ({"target": BASE | {"dataset": "torch.nn.ReLU"}}, "torch.nn.ReLU makes a ReLU, not a Dataset"),
+    ({"target": BASE | {"dataset": "os.getcwd"}}, "os.getcwd is of Python's standard library (os)"),
+    ({"candidates": [candidate(layer=None)]}, "candidate 'small': layer must be str, not None"),
+    ({"candidates": [candidate(name=None)]}, "candidate None: name must be str, not None"),
+    ({"candidates": [candidate(transform={"class_path": "x.Y"})]}, "candidate 'small': transform must be Sequence["),
+    ({"candidates": [candidate(name="a\n/../b")]}, "candidate 'a\\n/../b': a name must be that of a folder"),
+    ({"metrics": [None]}, "metric: None is neither a path nor"),
+    ({"solver": {"class_path": "sinkhorn", "init_args": {"epsilon": "small"}}}, "epsilon must be float, not 'small'"),
+]
+
+
+@pytest.mark.usefixtures("annotations_unchecked")
+@pytest.mark.parametrize(("change", "message"), WRONG_TYPES)
+def test_what_is_of_another_type_is_named(data, capsys, change, message):
+    assert rank(data, **change) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("torch-trf: error: ")
+    assert message in line
+
+
+def test_a_configuration_runs_what_is_trusted_alone(data, capsys):
+    assert rank(data, "--trusted_modules", "torchvision,tests") == 2
+    assert "small failed and is left out: torch.nn.Conv2d is of torch, which is none of" in capsys.readouterr().err
+    assert rank(data, "--trusted_modules", "torch") == 0
+    for value in ("", "torch.nn", "[1]"):
+        assert rank(data, "--trusted_modules", value) == 2
+        assert "is no list of packages such as torchvision,my_models" in capsys.readouterr().err
+
+
+def test_a_configuration_does_not_say_what_is_trusted(data, capsys):
+    assert rank(data, trusted_modules=["torch"]) == 2
+    assert "rank.yaml: trusted_modules belongs on the command line" in capsys.readouterr().err
+
+
+BOMB = "\n".join(["a0: &a0 [x]"] + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 8)])
+BAD_FILES = {
+    "aliases": (BOMB.encode(), r"line \d: more than 100,000 values"),
+    "itself": (b"target: &a [*a]", "an alias stands for what it lies in"),
+    "twice": (b"output: a\noutput: b", "line 1: 'output' stands twice in one table"),
+    "deep": (b"[" * 100_000, "exceeded maximum nesting depth"),
+    "binary": (b"\xff\xfe\0", "codec can't decode byte"),
+    "zero": (b"output: \0", "control characters are not allowed"),
+    "code": (b"output: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
+    "number": (b"num_pixels: !!int x", "invalid literal"),
+    "flag": (b"num_pixels: !!bool x", "KeyError"),
+    "text": (b"output", "Unexpected config: output"),
+    "empty": (b"", "Unexpected config"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), BAD_FILES.values(), ids=BAD_FILES)
+def test_a_bad_file_is_named_in_a_line(tmp_path, capsys, content, message):
+    (tmp_path / "bad.yaml").write_bytes(content)
+    for command in ("rank", "score"):
+        assert main([command, "--config", str(tmp_path / "bad.yaml")]) == 2
+        [line] = capsys.readouterr().err.splitlines()
+        assert re.match(rf"torch-trf: error: --config {tmp_path}/bad\.yaml: .*{message}", line)
+
+
+def test_tables_on_the_command_line_are_within_bounds(data, capsys):
+    assert rank(data, "--solver", BOMB) == 2
+    assert "more than 100,000 values" in capsys.readouterr().err
+
+
+def test_terminals_are_not_given_control_characters(data, capsys):
+    broken = candidate("broken", checkpoint="no\rwhere\x1b[2J")
+    assert rank(data, candidates=[candidate(), broken]) == 1
+    shown = capsys.readouterr()
+    assert not {"\x1b", "\r"} & set(shown.out)
+    assert "\x1b" not in shown.err
+    assert r"failed  broken: no where\x1b[2J is not a file" in shown.out

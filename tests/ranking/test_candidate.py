@@ -1,6 +1,8 @@
 """Candidates: models by name, and the weights that go into them, whatever training put around these."""
 
+import os
 import pickle
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -90,6 +92,76 @@ def test_loads_safetensors(tmp_path):
 def test_weights_of_another_precision_are_those_of_the_model(tmp_path):
     torch.save({name: value.double() for name, value in WEIGHTS.items()}, tmp_path / "weights.pt")
     assert_loads(tmp_path / "weights.pt")
+
+
+def test_a_number_that_changed_in_a_file_is_told(tmp_path):
+    path, whole = tmp_path / "weights.pt", tmp_path / "whole.pt"
+    torch.save(WEIGHTS, whole)
+    contents = bytearray(whole.read_bytes())
+    contents[contents.index(WEIGHTS["0.weight"].numpy().tobytes()) + 5] ^= 1
+    path.write_bytes(contents)
+    with pytest.raises(
+        ValueError, match=r"weights\.pt is not a whole .*: whole/data/0 in it does not have its checksum"
+    ):
+        load_weights(make_model(), path)
+
+
+def test_a_file_without_checksums_is_loaded(tmp_path):
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(WEIGHTS, tmp_path / "weights.pt")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert_loads(tmp_path / "weights.pt")
+
+
+def test_a_file_that_claims_to_be_large_is_not_unpacked(tmp_path):
+    torch.save(WEIGHTS, tmp_path / "whole.pt")
+    with zipfile.ZipFile(tmp_path / "whole.pt") as whole, zipfile.ZipFile(tmp_path / "weights.pt", "w") as packed:
+        for part in whole.namelist():
+            content = bytes(2**24) if part.endswith("data/0") else whole.read(part)
+            packed.writestr(part, content, zipfile.ZIP_DEFLATED)
+    with pytest.raises(ValueError, match=r"weights\.pt is not a whole file .*: it claims to hold more than there is"):
+        load_weights(make_model(), tmp_path / "weights.pt")
+
+
+def holds_itself():
+    contents = {"epoch": 3}
+    contents["state_dict"] = contents
+    return contents
+
+
+OF_NO_NUMBERS = {
+    "sparse": torch.Tensor.to_sparse,
+    "without data": lambda value: value.to("meta"),
+    "integers": lambda value: (100 * value).to(torch.int8),
+    "complex": lambda value: value.to(torch.complex64),
+}
+NO_WEIGHTS = {
+    "itself": (holds_itself, "holds no tensors by name"),
+    "numbers": (lambda: dict(enumerate(WEIGHTS.values())), "holds no tensors by name"),
+    "long name": (lambda: {"model." * 100_000 + "weight": torch.ones(1)}, "is of another model: .{1,600}$"),
+    "many prefixes": (lambda: {"module.model." * 50 + str(k): torch.ones(1) for k in range(500)}, "of another model"),
+    **{
+        name: (lambda to=to: {k: to(v) if v.ndim else v for k, v in WEIGHTS.items()}, "not as plain numbers 6: 0.bias")
+        for name, to in OF_NO_NUMBERS.items()
+    },
+}
+
+
+@pytest.mark.filterwarnings("default")  # of PyTorch, about kinds of tensors
+@pytest.mark.parametrize(("make", "message"), NO_WEIGHTS.values(), ids=NO_WEIGHTS)
+def test_odd_contents_are_told(tmp_path, make, message):
+    torch.save(make(), tmp_path / "weights.pt")
+    with pytest.raises(ValueError, match=f"weights.pt .*{message}"):
+        load_weights(make_model(), tmp_path / "weights.pt")
+
+
+def test_a_pipe_is_no_checkpoint(tmp_path):
+    os.mkfifo(tmp_path / "weights.pt")
+    for ask in (lambda c: c.settings, Candidate.make):
+        with pytest.raises(ValueError, match=r"weights\.pt is not a file"):
+            ask(candidate(checkpoint=tmp_path / "weights.pt"))
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -204,13 +276,19 @@ def test_a_torchvision_model_takes_its_checkpoint(tmp_path):
 
 
 def test_what_is_no_model_is_an_error():
-    with pytest.raises(ValueError, match=r"makes a dict, not a torch\.nn\.Module"):
-        candidate(model={"class_path": "builtins.dict"}).make()
+    with pytest.raises(ValueError, match="makes a Scenes, not a Module"):
+        candidate(model=named("Scenes")).make()
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "a\\b"])
+NO_NAMES = ["", ".", "..", ".hidden", "a/b", "a\\b", "a\n/../../b", "a\n", "\x1b[2J", "a\0", "\ud800", "a\u202eb"]
+NO_NAMES += [" a", "a ", "a.", "ranking.json", "Report.html", "x" * 300, "é" * 128]
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
 def test_a_name_is_that_of_a_folder(name):
-    with pytest.raises(ValueError, match="a name must be that of a folder"):
+    with pytest.raises(
+        ValueError, match=r"candidate .*: a name (must be that of a folder|of a folder has at most 255 bytes)"
+    ):
         candidate(name=name)
 
 

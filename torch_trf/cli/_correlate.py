@@ -7,7 +7,8 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from ..ranking import Correlation, correlation, output_files, read_accuracies, read_scores, write_correlation
-from ._shared import aligned, check_output
+from ._configuration import MODE
+from ._shared import aligned, check_output, say
 
 
 def correlate_parser() -> ArgumentParser:
@@ -16,6 +17,7 @@ def correlate_parser() -> ArgumentParser:
         description="Tells how well scores predicted the accuracies of models after fine-tuning: rank correlations and"
         " what is lost by trusting the scores, with 95 % intervals, beside what chance alone gives.",
         exit_on_error=False,
+        parser_mode=MODE,
     )
     parser.add_argument(
         "scores",
@@ -45,7 +47,7 @@ def correlate_parser() -> ArgumentParser:
 
 
 def correlate(options: Namespace) -> None:
-    """Compares, prints the table, and writes it."""
+    """Compares, writes the files, and prints the table."""
     inputs = Path(options.scores), Path(options.accuracies)
     if options.output is not None and not os.path.basename(options.output).strip("."):
         raise ValueError(f"--output {options.output!r} ends without a name, of which .json, .csv and .png are written")
@@ -69,10 +71,11 @@ def correlate(options: Namespace) -> None:
         num_resamples=options.num_resamples,
         seed=options.seed,
     )
-    print(correlation_table(result))
     if written:
         write_correlation(result, options.output)
-        print(f"written to {', '.join(map(str, written))}")
+    say(correlation_table(result))
+    if written:
+        say(f"written to {', '.join(map(str, written))}")
 
 
 def correlation_table(result: Correlation) -> str:

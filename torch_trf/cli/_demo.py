@@ -8,9 +8,10 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 
 from ..demo import FULL, QUICK, TARGET, Experiment, Tuned
+from ._configuration import MODE
 from ._correlate import correlate, correlate_parser
 from ._models import rank_models, rank_parser
-from ._shared import aligned
+from ._shared import aligned, say
 
 MOST_SEEDS = 2**61  # PyTorch takes 64 bits, of four times a seed
 
@@ -23,6 +24,7 @@ def demo_parser() -> ArgumentParser:
         " labeled pictures, by every metric, then fine-tuned on these pictures and tested on others. Everything is"
         " computed here, and whatever comes out is printed.",
         exit_on_error=False,
+        parser_mode=MODE,
     )
     parser.add_argument(
         "--output",
@@ -47,20 +49,19 @@ def demo(options: Namespace) -> None:
             raise ValueError(f"--output {folder} is not an empty folder: give another one, or remove it")
         experiment = Experiment(folder, QUICK if options.quick else FULL, options.seed, progress=True)
         plan = experiment.plan
-        print(
+        say(
             f"{len(plan.sources)} small models learn road scenes, each of another domain: {', '.join(plan.sources)}.\n"
             f"Which of them should be fine-tuned for the domain {TARGET!r}, of which {plan.labeled_pictures} pictures"
-            f" are labeled? (PyTorch {torch.__version__}, threads: {torch.get_num_threads()})",
-            flush=True,
+            f" are labeled? (PyTorch {torch.__version__}, threads: {torch.get_num_threads()})"
         )
         experiment.train()
         command = ["--config", str(folder / "rank.yaml"), "--output", str(folder)]
         _print_command("rank", command)
         if rank_models(rank_parser().parse_args(command)):
             raise ValueError("a model failed in the ranking")
-        print(f"\nNow all are fine-tuned on these {plan.labeled_pictures} pictures, in {plan.tuning_steps} steps.")
+        say(f"\nNow all are fine-tuned on these {plan.labeled_pictures} pictures, in {plan.tuning_steps} steps.")
         tuned = experiment.fine_tune()
-        print(_table(tuned))
+        say(_table(tuned))
         files = [str(folder / name) for name in ("ranking.json", "accuracies.csv")]
         command = [*files, "--output", str(folder / "correlation")]
         _print_command("correlate", command)
@@ -68,13 +69,13 @@ def demo(options: Namespace) -> None:
         experiment.draw(tuned)
         experiment.extract()
         if not options.output:
-            print("The folder was temporary; --output DIR keeps it.")
+            say("The folder was temporary; --output DIR keeps it.")
         else:
-            print(f"written to {folder}: scenes.png, accuracies.csv, pictures, features, checkpoints, rank.yaml")
+            say(f"written to {folder}: scenes.png, accuracies.csv, pictures, features, checkpoints, rank.yaml")
 
 
 def _print_command(name: str, arguments: list[str]) -> None:
-    print(f"\n$ torch-trf {name} {shlex.join(arguments)}", flush=True)
+    say(f"\n$ torch-trf {name} {shlex.join(arguments)}")
 
 
 def _table(tuned: list[Tuned]) -> str:

@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Literal
 
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace
 
 from .._collectives import rank
 from .._files import write_json
@@ -16,6 +16,7 @@ from ..maps import Mapper
 from ..metrics import METRICS, TransferabilityMetric, as_metric, as_metrics
 from ..score import Score
 from ..transport import Coupling
+from ._configuration import MODE, add_configuration
 from ._shared import (
     add_device,
     add_metric,
@@ -27,6 +28,7 @@ from ._shared import (
     chosen_device,
     chosen_metrics,
     chosen_sampling,
+    say,
 )
 
 
@@ -73,9 +75,10 @@ def _folder_parser(description: str) -> ArgumentParser:
     parser = ArgumentParser(
         description=f"{description}, in the layout DIR/final/<k>.npy [D, H, W] with DIR/label/<k>.npy [H, W].",
         exit_on_error=False,
+        parser_mode=MODE,
     )
     coupled = " and ".join(name for name, metric in METRICS.items() if metric.needs_source)
-    parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of these options")
+    add_configuration(parser)
     parser.add_argument("--target", type=str, required=True, metavar="DIR", help="features of the target data set")
     parser.add_argument(
         "--source", type=str | None, metavar="DIR", help=f"features of the source data set, for {coupled}"
@@ -95,7 +98,7 @@ def _folder_parser(description: str) -> ArgumentParser:
 
 
 def score(options: Namespace) -> None:
-    """Scores, prints the table and writes the file."""
+    """Scores, writes the file, and only then prints the table: perhaps nobody reads it."""
     start = time.perf_counter()
     output = None if options.output is None else Path(options.output)
     if output is not None:
@@ -118,17 +121,12 @@ def score(options: Namespace) -> None:
     seconds = time.perf_counter() - start
     if rank() > 0:
         return  # rank 0 has the scores
-    _print_sides(target, source)
-    print(_table(scores))
-    for name, each in scores.items():
-        if each.coupling is not None:
-            print(_coupling_line(name, each.coupling))
-    print(f"scored in {seconds:.1f} s")
     if output is not None:
         chosen = {"metrics": given, "num_classes": target.num_classes, "device": str(device)}
         if source is not None:
             chosen["num_source_classes"] = source.num_classes
-        settings = {name: value for name, value in vars(options).items() if name not in ("config", "output", "debug")}
+        how = ("config", "trusted_modules", "output", "debug")
+        settings = {name: value for name, value in vars(options).items() if name not in how}
         write_json(
             output,
             {
@@ -141,7 +139,14 @@ def score(options: Namespace) -> None:
                 "versions": versions(),
             },
         )
-        print(f"written to {output}")
+    _print_sides(target, source)
+    say(_table(scores))
+    for name, each in scores.items():
+        if each.coupling is not None:
+            say(_coupling_line(name, each.coupling))
+    say(f"scored in {seconds:.1f} s")
+    if output is not None:
+        say(f"written to {output}")
 
 
 def map_(options: Namespace) -> None:
@@ -179,13 +184,13 @@ def map_(options: Namespace) -> None:
     save_figure(draw_map(score_map, title=title, pictures=pictures, progress=True), picture)
     _print_sides(target, source)
     valid = score_map.values[score_map.valid]
-    print(f"map     {rows} x {columns} {patches}; {len(valid):,} of {score_map.valid.numel():,} patches valid")
+    say(f"map     {rows} x {columns} {patches}; {len(valid):,} of {score_map.valid.numel():,} patches valid")
     if len(valid):
         mean, least, largest = (f"{round(x.item(), 6) + 0.0:.6f}" for x in (valid.mean(), valid.min(), valid.max()))
-        print(f"{score_map.name}  mean {mean}, from {least} to {largest} {score_map.unit}; higher is better")
+        say(f"{score_map.name}  mean {mean}, from {least} to {largest} {score_map.unit}; higher is better")
         if score_map.coupling is not None:
-            print(_coupling_line(score_map.name, score_map.coupling))
-    print(f"written to {array} and {picture}")
+            say(_coupling_line(score_map.name, score_map.coupling))
+    say(f"written to {array} and {picture}")
 
 
 def _sides(options: Namespace, metrics: tuple[TransferabilityMetric, ...], seed: int = 0) -> tuple[Side, Side | None]:
@@ -204,9 +209,9 @@ def _sides(options: Namespace, metrics: tuple[TransferabilityMetric, ...], seed:
 
 
 def _print_sides(target: Side, source: Side | None) -> None:
-    print(f"target  {target}")
+    say(f"target  {target}")
     if source is not None:
-        print(f"source  {source}")
+        say(f"source  {source}")
 
 
 def _coupling_line(name: str, coupling: Coupling) -> str:

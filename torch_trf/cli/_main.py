@@ -1,18 +1,21 @@
 """The command line: reads the arguments, joins torchrun's processes, and says what is wrong in a line."""
 
-import argparse
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 
 from jsonargparse import ArgumentParser, Namespace
 from torch import distributed
 
 from .. import __version__
+from .._class_path import trusting
 from .._collectives import rank
+from .._errors import in_a_line
 from . import _correlate, _demo, _folders, _models
-from ._shared import chosen_device
+from ._configuration import MODE
+from ._shared import chosen_device, say
 
 WRONG_INPUT, INTERRUPTED = 2, 130
 COMMANDS: dict[str, tuple[Callable[[], ArgumentParser], Callable[[Namespace], int | None], str]] = {
@@ -42,11 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = lambda message, *_, **__: _print(f"note: {message}") if rank() == 0 else None
+        tell = cache(lambda note: _print(f"note: {note}"))  # once, however often it is said
+        warnings.showwarning = lambda message, *_, **__: tell(str(message)) if rank() == 0 else None
         try:
             options = _parser().parse_args(arguments)
             of_command = options[options.subcommand]
-            with _joined_ranks(options.subcommand, of_command):
+            with trusting(of_command.get("trusted_modules")), _joined_ranks(options.subcommand, of_command):
                 return COMMANDS[options.subcommand][1](of_command) or 0
         except KeyboardInterrupt:
             _print("interrupted")
@@ -54,15 +58,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except Exception as error:  # models and data sets may be anybody's code
             if "--debug" in arguments:
                 raise
-            says_enough = isinstance(error, argparse.ArgumentError | ValueError | OSError | RuntimeError)
-            _print(f"error: {'' if says_enough else f'{type(error).__name__}: '}{' '.join(str(error).split())}")
+            _print(f"error: {in_a_line(error)}")
             return WRONG_INPUT
 
 
 def _print(message: str) -> None:
     """A line on stderr, which names the process where there are several."""
     which = f" (rank {rank()})" if distributed.is_initialized() else ""
-    print(f"torch-trf{which}: {message}", file=sys.stderr)
+    say(f"torch-trf{which}: {' '.join(message.split())}", to_stderr=True)
 
 
 @contextmanager
@@ -84,6 +87,7 @@ def _parser() -> ArgumentParser:
         description="Predicts how well a pretrained segmentation model transfers to new data, without fine-tuning it.",
         version=__version__,
         exit_on_error=False,
+        parser_mode=MODE,
     )
     commands = parser.add_subcommands(required=True)
     for name, (make_parser, _, purpose) in COMMANDS.items():

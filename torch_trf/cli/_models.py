@@ -3,15 +3,15 @@
 from dataclasses import MISSING, fields
 from typing import Any, TypeVar
 
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace
 
 from ..datasets import LabeledData
 from ..inference import Inference
 from ..metrics import METRICS
 from ..ranking import Candidate, FileType, Ranker, Ranking, extract
+from ._configuration import MODE, Parsed, add_configuration
 from ._shared import (
     METRIC,
-    Parsed,
     add_device,
     add_metrics,
     add_sampling,
@@ -20,6 +20,7 @@ from ._shared import (
     chosen_device,
     chosen_metrics,
     chosen_sampling,
+    say,
 )
 
 T = TypeVar("T", Candidate, LabeledData)
@@ -74,8 +75,8 @@ def extract_parser() -> ArgumentParser:
 
 def _models_parser(description: str) -> ArgumentParser:
     """What all commands that run models ask."""
-    parser = ArgumentParser(description=f"{description}.", exit_on_error=False)
-    parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of these options")
+    parser = ArgumentParser(description=f"{description}.", exit_on_error=False, parser_mode=MODE)
+    add_configuration(parser)
     parser.add_argument("--output", type=str, required=True, metavar="DIR", help="folder of the results; it is made")
     parser.add_class_arguments(Inference, as_group=False, as_positional=False, skip={"device", "progress"})
     add_device(parser)
@@ -91,8 +92,9 @@ def _candidates(value: Any) -> list[Candidate]:
 
 
 def _candidate(value: Any) -> Candidate:
-    if isinstance(value, dict):  # a name or a layer may look like a number
-        value = {name: str(part) if isinstance(part, int) else part for name, part in value.items()}
+    if isinstance(value, dict):
+        texts = ("name", "layer", "logits_layer")  # which may look like a number
+        value = value | {name: str(value[name]) for name in texts if type(value.get(name)) is int}
         if value.get("source") is not None:
             value["source"] = _data(value["source"])
     return _instance(Candidate, value)
@@ -113,8 +115,6 @@ def _instance(kind: type[T], value: Any) -> T:
     if missing or (unknown := [name for name in value if name not in defaults]):
         what = f"{missing[0]} is missing" if missing else f"{unknown[0]!r} is none of {', '.join(defaults)}"
         raise ValueError(f"{kind.__name__} {value.get('name', '')}: {what}")
-    if not isinstance(value.get("num_classes", 0), int):
-        raise ValueError(f"num_classes: {value['num_classes']!r} is not a number")
     return kind(**value)
 
 
@@ -131,10 +131,10 @@ def rank_models(options: Namespace) -> int:
         inference=_chosen_inference(options),
     )
     ranking = ranker(options.candidates)
-    print(_table(ranking))
+    say(_table(ranking))
     for result in ranking.failed:
-        print(f"failed  {result.name}: {result.failure}")
-    print(f"written to {options.output}: ranking.json, ranking.csv, report.html")
+        say(f"failed  {result.name}: {result.failure}")
+    say(f"written to {options.output}: ranking.json, ranking.csv, report.html")
     if not ranking.scored:
         raise ValueError("every candidate failed")
     return SOME_FAILED if ranking.failed else 0
@@ -150,7 +150,7 @@ def extract_features(options: Namespace) -> None:
         inference=_chosen_inference(options),
     )
     others = f"; {kept:,} were there" if kept else ""
-    print(f"written to {options.output}: features of {written:,} images{others}")
+    say(f"written to {options.output}: features of {written:,} images{others}")
 
 
 def _chosen_inference(options: Namespace) -> Inference:

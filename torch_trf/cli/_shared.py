@@ -1,43 +1,23 @@
 """What the commands share: options that several of them have, the device, files, tables."""
 
 import os
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import torch
-from jsonargparse import ArgumentParser, Namespace, get_loader
+from jsonargparse import ArgumentParser, Namespace
 from torch import distributed
-from yaml import YAMLError
+from tqdm import tqdm
 
 from .._class_path import ClassPath
 from ..metrics import DEFAULT_METRICS, METRICS
 from ..sampling import Sampling
 from ..transport import SOLVERS
+from ._configuration import Parsed
 
 BY_CLASS_PATH = "{class_path: NAME, init_args: {...}}"
-
-
-class Parsed:
-    """The type of an option whose value is a name or a table: of a configuration file, or YAML on the command line.
-
-    Args:
-        read: makes the value of the option of what was written.
-        name: what `--help` calls the type.
-    """
-
-    def __init__(self, read: Callable[[Any], Any], name: str) -> None:
-        self._read, self._name = read, name
-
-    def __call__(self, value: Any) -> Any:
-        try:
-            return self._read(get_loader("yaml")(value) if isinstance(value, str) else value)
-        except YAMLError as error:
-            raise ValueError(f"{value!r} is not YAML: {error}") from error
-
-    def __repr__(self) -> str:
-        return self._name
 
 
 # A metric or a solver, kept as it is written: that is what files of results tell.
@@ -126,8 +106,28 @@ def check_output(path: Path) -> None:
         raise ValueError(f"--output {path} cannot be written: it must be a file in a folder that exists")
 
 
+def say(text: str, *, to_stderr: bool = False) -> None:
+    """Prints a text; control characters, and characters that its encoding lacks, are escaped.
+
+    Args:
+        text: lines, in which names may be anybody's.
+        to_stderr: rather than to standard output.
+    """
+    file = sys.stderr if to_stderr else sys.stdout
+    shown = "\n".join(map(_printable, text.split("\n")))
+    encoding = file.encoding or "utf-8"
+    with tqdm.external_write_mode(file):  # on a line of its own, not on that of a progress bar
+        print(shown.encode(encoding, "backslashreplace").decode(encoding), file=file, flush=True)
+
+
+def _printable(line: str) -> str:
+    """A line in which nothing moves the cursor, clears the terminal or hides what stands beside it."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+
+
 def aligned(rows: Sequence[Sequence[str]], left: set[int]) -> str:
     """Rows of cells as a table for the terminal; the columns `left` hold words."""
+    rows = [list(map(_printable, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(
