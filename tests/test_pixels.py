@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from torch_trf.pixels import LARGEST_KEY, Pixels, as_images, boundary, pixel_keys
+import torch_trf
+from torch_trf.pixels import LARGEST_KEY, Pixels, as_images, boundary, classes_up_to, count_classes, pixel_keys
 
 MASK = 2**64 - 1
 
@@ -33,6 +34,9 @@ def test_other_integers_become_int64(dtype, device):
     ("features", "labels", "message"),
     [
         (torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, dtype=torch.int64), "not torch.int64"),
+        (torch.zeros(2, 3).to(torch.float8_e4m3fn), torch.zeros(2, dtype=torch.int64), "not torch.float8"),
+        (torch.zeros(2, 3).numpy(), torch.zeros(2), r"features must be a tensor, not ndarray: .*as_tensor\(features\)"),
+        (torch.zeros(2, 3), [0, 1], r"labels must be a tensor, not list: give torch.as_tensor\(labels\)"),
         (torch.zeros(2, 3), torch.zeros(2), "integers, not torch.float32"),
         (torch.zeros(2, 3), torch.zeros(2, dtype=torch.bool), "integers, not torch.bool"),
         (torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64, device="meta"), "features are on cpu, labels on meta"),
@@ -142,3 +146,36 @@ def test_keys_hash_seed_repeat_stream_and_position(seed, device):
         start = mix(mix(repeat + seed * gamma & MASK) + (stream + 1) * gamma & MASK)
         assert [key & MASK for key in row] == [mix(start + (offset + i) * gamma & MASK) for i in range(5)]
     assert keys.max() < LARGEST_KEY
+
+
+@pytest.mark.parametrize(
+    ("labels", "num_classes", "expected"), [([0, 4, 255], None, 5), ([255], None, 1), ([-3], None, 1), ([70_000], 9, 9)]
+)
+def test_classes_are_counted_up_to_the_largest_label(labels, num_classes, expected):
+    assert count_classes(torch.tensor(labels), num_classes, ignore_index=255) == expected
+
+
+def test_a_label_too_large_for_a_class_is_an_error():
+    assert classes_up_to(65_535) == 65_536
+    message = "label 65536 is the largest, .*: give ignore_index=65536 where it marks pixels to leave out"
+    with pytest.raises(ValueError, match=message):
+        count_classes(torch.tensor([0, 65_536, 255]), None, ignore_index=255)
+
+
+@pytest.mark.usefixtures("annotations_unchecked")
+@pytest.mark.parametrize("ignore_index", [None, 255.0, "255"])
+def test_a_label_to_ignore_that_is_none_is_an_error(ignore_index):
+    message = f"ignore_index must be a whole number, not {ignore_index!r}: one that is no label, as -1, ignores nothing"
+    for make in (
+        lambda: count_classes(torch.tensor([0]), None, ignore_index),
+        lambda: torch_trf.Scorer(num_classes=2, ignore_index=ignore_index),
+        lambda: torch_trf.Mapper(metric="nce", patch_size=4, num_classes=2, ignore_index=ignore_index),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()
+
+
+@pytest.mark.usefixtures("annotations_unchecked")
+def test_a_number_of_classes_that_is_none_is_an_error():
+    with pytest.raises(ValueError, match=r"num_classes must be a whole number, not 3\.5"):
+        count_classes(torch.tensor([0]), 3.5, ignore_index=255)

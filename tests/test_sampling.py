@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -42,7 +43,7 @@ def test_draws_do_not_depend_on_batches(pixels, strategy, cuts, order):
         parts.append(sampling.draw(batch.features, batch, num_classes=K))
     order.shuffle(parts)
     merged = sum(parts[1:], parts[0])
-    assert drawn_numbers(merged.join_groups()) == drawn_numbers(whole.join_groups())
+    assert drawn_numbers(merged) == drawn_numbers(whole)
     assert merged.population.equal(whole.population)
 
 
@@ -61,10 +62,11 @@ def test_so_many_distinct_pixels_in_every_repeat(pixels, strategy):
 
 def test_equally_many_of_each_class(pixels):
     sampling = Sampling(num_pixels=23, num_repeats=2, strategy="per_class")
-    sample = sampling.draw(pixels.features, pixels, num_classes=K)
-    assert sample.batch_shape == (2, K)
-    for _, labels in drawn_numbers(sample.join_groups()):
-        assert torch.bincount(torch.tensor(labels), minlength=K).tolist() == [23 // K] * K
+    for num_classes in (K, 20):  # those that are not there take nothing
+        sample = sampling.draw(pixels.features, pixels, num_classes=num_classes)
+        assert sample.batch_shape == (2,)
+        for _, labels in drawn_numbers(sample):
+            assert sorted(torch.bincount(torch.tensor(labels)).tolist()) == [5, 6, 6, 6]
 
 
 @pytest.mark.parametrize("radius", [1, 2])
@@ -104,10 +106,26 @@ def test_a_sample_may_hold_other_values_of_the_pixels(pixels):
 
 def test_sizes():
     assert (Sampling().size, Sampling(num_pixels=7).size) == (DRAWN_PIXELS, 7)
-    assert Sampling(num_pixels=7).class_size(3) == 7
-    assert Sampling(num_pixels=7, strategy="per_class").class_size(3) == 2
+    Sampling(num_pixels=2).check_classes(3)
+    Sampling(num_pixels=3, strategy="per_class").check_classes(3)
     with pytest.raises(ValueError, match="num_pixels=2 is less than a pixel for each of 3 classes"):
-        Sampling(num_pixels=2, strategy="per_class").class_size(3)
+        Sampling(num_pixels=2, strategy="per_class").check_classes(3)
+
+
+def test_whole_numbers_of_numpy(annotations_unchecked):
+    options = {"num_pixels": 9, "num_repeats": 2, "boundary_radius": 1, "seed": 5}
+    of_numpy = Sampling(**{name: np.int64(value) for name, value in options.items()})
+    assert repr(of_numpy) == repr(Sampling(**options))  # so that results kept with one are those of the other
+
+
+@pytest.mark.parametrize("seed", [-(2**63), -1, 2**63 - 1])
+def test_every_seed_makes_a_sample_of_its_own(pixels, seed):
+    sampling = Sampling(num_pixels=30, seed=seed)
+    drawn = [
+        drawn_numbers(each.draw(pixels.features, pixels, num_classes=K))
+        for each in (sampling, sampling.of_source, Sampling(num_pixels=30, seed=1))
+    ]
+    assert drawn[0] != drawn[1] != drawn[2] != drawn[0]
 
 
 @pytest.mark.parametrize(
@@ -117,6 +135,10 @@ def test_sizes():
         ({"num_pixels": 0}, "num_pixels must be at least 1, not 0"),
         ({"num_repeats": 0}, "num_repeats must be at least 1, not 0"),
         ({"boundary_radius": 0}, "boundary_radius must be at least 1, not 0"),
+        *(
+            ({"seed": seed}, rf"seed must be a whole number from -2\*\*63 to 2\*\*63 - 1, not {seed!r}")
+            for seed in (2**70, 2**63, -(2**63) - 1, 0.5, None, "1")
+        ),
     ],
 )
 def test_refuses_options(options, message, annotations_unchecked):

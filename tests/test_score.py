@@ -120,10 +120,10 @@ def test_too_large_a_sample_takes_all_and_says_so(images):
     assert score == pytest.approx(torch_trf.logme(*images[:2], num_classes=K).item(), rel=1e-10)
 
 
-def test_too_few_pixels_of_a_class_are_told(images):
+def test_too_few_pixels_of_both_sides_are_told(images):
     sampling = Sampling(num_pixels=2_001, strategy="per_class")
     scorer = Scorer(metrics="otce", num_classes=K, num_source_classes=K, sampling=sampling)
-    message = r"per_class sampling finds 1,440 of the 2,001 pixels asked for, at most 500 of each class; all of them"
+    message = r"per_class sampling finds 1,440 of the 2,001 pixels asked for; all of them are used"
     with pytest.warns(UserWarning, match=message) as warned:
         scorer([images], source=[images])
     assert [str(warning.message).split(":")[0] for warning in warned] == ["target", "source"]
@@ -249,14 +249,13 @@ def test_classes_of_logme_have_the_score_as_mean(images):
 
 
 @pytest.mark.parametrize("strategy", ["uniform", "per_class"])
-@pytest.mark.filterwarnings("ignore:target. per_class sampling finds 90 of the 120 pixels")
 def test_classes_of_leep_are_the_mean_log_likelihood_of_their_pixels(images, strategy):
     features, labels, logits = images
     pixels = Pixels(features, labels.where(labels != 1, 255), logits)  # a class without pixels
     sampling = Sampling(num_pixels=120, num_repeats=3, strategy=strategy, seed=2)
     score = Scorer(metrics="leep", num_classes=K, sampling=sampling)([pixels])["leep"]
     by_class = []
-    for repeat, drawn in enumerate(sampling.draw(logits, pixels, num_classes=K).join_groups()):
+    for repeat, drawn in enumerate(sampling.draw(logits, pixels, num_classes=K)):
         rows, classes = drawn.drawn()
         theta = rows.double().softmax(1)
         joint = torch.stack([theta[classes == k].sum(0) for k in range(K)])

@@ -1,7 +1,7 @@
 """Pixels: features and labels on one grid, checked; which of them count, and which a sample draws."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from operator import itemgetter
@@ -11,14 +11,18 @@ import torch
 from jaxtyping import Bool, Float, Int64, Integer
 from torch import Tensor
 
-from ._checks import require_choice
-from ._ops import LARGEST_INT64, Size
+from ._checks import require_at_least, require_choice, require_ignore_index
+from ._ops import FEATURE_TYPES, LARGEST_INT64, Size
 
 GridName = Literal["features", "labels"]
 Pool = Literal["dataset", "image"]
 T = TypeVar("T")
 
 MOST_PREFIX_TOKENS = 5  # class token and registers before those of the image
+LARGEST_PATCH = 32  # that a token is of
+# Of patches that leave a rest: as models that cut it off have them, and as models that fill it up.
+CUT_PATCHES, FILLED_PATCHES = (4, 8, 14, 16, 32), (4, 8, 16, 32)
+MOST_CLASSES = 65_536  # that the largest label is taken for
 LARGEST_KEY = LARGEST_INT64  # sorts last: the key of a pixel that may not be drawn
 
 # SplitMix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014, figure 17.
@@ -124,17 +128,20 @@ def as_images(
         labels: `[N]` or `[B, H, W]`.
 
     Raises:
-        ValueError: features that are not floating point, labels that are not integers, shapes that do not belong
-            together, no pixel at all, or tensors on different devices.
+        ValueError: what is no tensor, features that are not floating point of 16 to 64 bits, labels that are not
+            integers, shapes that do not belong together, no pixel at all, or tensors on different devices.
 
     Example:
         >>> features, labels = as_images(torch.zeros(6, 3), torch.zeros(6, dtype=torch.int64))
         >>> features.shape, labels.shape
         (torch.Size([1, 3, 1, 6]), torch.Size([1, 1, 6]))
     """
+    require_tensors(features=features, labels=labels)
     shapes = f"features {list(features.shape)} and labels {list(labels.shape)}"
     if not features.is_floating_point():
         raise ValueError(f"features must be floating point, not {features.dtype}")
+    if features.dtype not in FEATURE_TYPES:
+        raise ValueError(f"features must be float64, float32, float16 or bfloat16, not {features.dtype}")
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise ValueError(f"labels must be integers, not {labels.dtype}")
     if features.device != labels.device:
@@ -150,6 +157,17 @@ def as_images(
     if features.dim() == 2:
         features, labels = features.mT[None, :, None, :], labels[None, None, :]
     return features.detach(), labels
+
+
+def require_tensors(**values: object) -> None:
+    """Raises where a value is no tensor.
+
+    Raises:
+        ValueError: with its name and type, and how to make a tensor of it.
+    """
+    for name, value in values.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{name} must be a tensor, not {type(value).__name__}: give torch.as_tensor({name})")
 
 
 def on_one_grid(
@@ -188,6 +206,7 @@ def on_one_grid(
         torch.Size([1, 3, 4, 4])
     """
     require_choice("grid", grid, GridName)
+    require_tensors(features=features, labels=labels)
     given = [features] if logits is None or logits is features else [features, logits]
     images = [tensor.detach() for tensor in given]
     if labels.dim() == 3:
@@ -206,33 +225,33 @@ def fold_tokens(tokens: Float[Tensor, "B N D"], image_size: Size) -> Float[Tenso
 
     Args:
         tokens: row by row; up to 5 before them (class token, registers) are left out, as few as possible where square
-            patches cut the image without a rest.
+            patches of at most 32 x 32 pixels cut the image without a rest. Patches that leave a rest are of 4, 8, 14,
+            16 or 32 pixels.
         image_size: height and width of the image that the tokens are of, or of its labels.
 
     Raises:
-        ValueError: a number of tokens that fits no stride, or several where patches leave a rest.
+        ValueError: a number of tokens that fits no stride, as of queries, or several where patches leave a rest.
 
     Example:
         >>> fold_tokens(torch.zeros(1, 1 + 4 * 8, 3), (64, 128)).shape
         torch.Size([1, 3, 4, 8])
     """
     count = tokens.shape[1]
-    grids = {
-        grid
-        for stride in range(1, max(image_size) + 1)
-        for grid in _strided(image_size, stride)
-        if 0 <= count - grid[0] * grid[1] <= MOST_PREFIX_TOKENS and min(grid) > 0
-    }
+
+    def fitting(grids: Iterable[Size]) -> set[Size]:
+        return {grid for grid in grids if 0 <= count - math.prod(grid) <= MOST_PREFIX_TOKENS and min(grid) > 0}
+
     height, width = image_size
-    exact = {
-        (rows, columns)
-        for rows, columns in grids
-        if height % rows == width % columns == 0 and height // rows == width // columns
-    }
+    patches = range(1, LARGEST_PATCH + 1)
+    exact = fitting((height // patch, width // patch) for patch in patches if height % patch == width % patch == 0)
+    cut = [_strided(image_size, patch)[0] for patch in CUT_PATCHES]
+    filled = [_strided(image_size, patch)[1] for patch in FILLED_PATCHES]
+    grids = exact or fitting([*cut, *filled])
     if len(grids) != 1 and not exact:
         several = "several grids" if grids else "no grid"
-        raise ValueError(f"{count} tokens fit {several} over {height} x {width} pixels")
-    rows, columns = max(exact or grids, key=math.prod)
+        tokens_fit = f"{count} tokens fit {several} over {height} x {width} pixels"
+        raise ValueError(f"{tokens_fit}, in patches of a transformer; queries and masked tokens are no image")
+    rows, columns = max(grids, key=math.prod)
     return tokens[:, count - rows * columns :].mT.unflatten(-1, (rows, columns))
 
 
@@ -258,10 +277,34 @@ def class_scores(features: T, logits: T | None, features_are_logits: bool) -> T 
 
 
 def count_classes(labels: Integer[Tensor, "..."], num_classes: int | None, ignore_index: int) -> int:
-    """The number of classes: as given, or the largest label plus one; waits for the device."""
+    """The number of classes: as given, or the largest label plus one; waits for the device.
+
+    Raises:
+        ValueError: a number of classes or a label to ignore that is no whole number, or as `classes_up_to`.
+    """
+    require_ignore_index(ignore_index)
     if num_classes is not None:
+        require_at_least(1, num_classes=num_classes)
         return num_classes
-    return max(int(labels.where(labels != ignore_index, 0).max()) + 1, 1)
+    return classes_up_to(int(labels.where(labels != ignore_index, 0).max()))
+
+
+def classes_up_to(label: int) -> int:
+    """The number of classes where this is the largest label.
+
+    Raises:
+        ValueError: a label so large that it is hardly the number of a class.
+
+    Example:
+        >>> classes_up_to(18), classes_up_to(-1)
+        (19, 1)
+    """
+    if label >= MOST_CLASSES:
+        raise ValueError(
+            f"label {label} is the largest, too large to be the number of a class: give ignore_index={label} where it"
+            " marks pixels to leave out, otherwise num_classes"
+        )
+    return max(label + 1, 1)
 
 
 def size_of(images: Tensor) -> Size:

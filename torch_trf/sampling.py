@@ -2,9 +2,9 @@
 
 import warnings
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -14,6 +14,7 @@ from .statistics import PixelSample
 
 Strategy = Literal["uniform", "per_class", "boundary"]
 
+SEEDS = range(-(2**63), 2**63)  # all that differ to a hash of 64 bits
 DRAWN_PIXELS = 10_000  # what the published experiments draw for OTCE
 
 
@@ -25,10 +26,10 @@ class Sampling:
         num_pixels: how many are drawn for every metric; by default metrics that compare pixels with one another draw
             10,000, and all others take all pixels.
         num_repeats: how many independent samples are drawn and scored.
-        strategy: which pixels may be drawn: all labeled ones ("uniform"), equally many of each class ("per_class",
-            num_pixels // K each), or those near a change of label ("boundary").
+        strategy: which pixels are drawn: any labeled ones ("uniform"), equally many of each class that is present
+            ("per_class"; where a class has fewer, more of the others), or those near a change of label ("boundary").
         boundary_radius: how near, in pixels, in rows, columns and diagonals alike.
-        seed: of the draw.
+        seed: of the draw, from -2**63 to 2**63 - 1.
 
     Raises:
         ValueError: an option out of its range.
@@ -51,43 +52,43 @@ class Sampling:
         require_choice("strategy", self.strategy, Strategy)
         counts = {"num_pixels": self.num_pixels, "num_repeats": self.num_repeats}
         require_at_least(1, **counts, boundary_radius=self.boundary_radius)
+        if not isinstance(self.seed, Integral) or int(self.seed) not in SEEDS:
+            raise ValueError(f"seed must be a whole number from -2**63 to 2**63 - 1, not {self.seed!r}")
+        for name in (*counts, "boundary_radius", "seed"):  # of NumPy, too
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else int(value))
 
     @property
     def size(self) -> int:
         """How many pixels a sample has at most."""
         return self.num_pixels or DRAWN_PIXELS
 
-    def class_size(self, num_classes: int) -> int:
-        """How many pixels a sample may have of each class.
+    def check_classes(self, num_classes: int) -> None:
+        """Raises where there are too few pixels for each class to have one.
 
         Raises:
             ValueError: fewer pixels than classes, where equally many of each are drawn.
         """
-        if self.strategy != "per_class":
-            return self.size
-        if self.size < num_classes:
+        if self.strategy == "per_class" and self.size < num_classes:
             raise ValueError(f"num_pixels={self.size} is less than a pixel for each of {num_classes} classes")
-        return self.size // num_classes
 
     @property
     def of_source(self) -> "Sampling":
         """How pixels of the source data set are drawn: independently of those of a target on the same grid."""
         return replace(self, seed=~self.seed)
 
-    def warn_if_fewer(self, sample: PixelSample, side: str, num_classes: int) -> None:
+    def warn_if_fewer(self, sample: PixelSample, side: str) -> None:
         """Warns where a sample has fewer pixels than were asked for.
 
         Args:
-            sample: of all pixels, its groups joined.
+            sample: of all pixels.
             side: "target" or "source".
-            num_classes: of that side.
         """
-        count, of_class = int(sample.count.min()), self.class_size(num_classes)
+        count = int(sample.count.min())
         if self.num_pixels is not None and 0 < count < sample.size:
-            limit = "" if of_class == self.size else f", at most {of_class:,} of each class"
             warnings.warn(
-                f"{side}: {self.strategy} sampling finds {count:,} of the {self.size:,} pixels asked for{limit}; all of"
-                " them are used",
+                f"{side}: {self.strategy} sampling finds {count:,} of the {self.size:,} pixels asked for; all of them"
+                " are used",
                 stacklevel=4,
             )
 
@@ -103,23 +104,20 @@ class Sampling:
             ignore_index: label of the pixels to leave out.
 
         Returns:
-            `[num_repeats]`, or `[num_repeats, K]` where equally many of each class are drawn.
+            `[num_repeats]`.
 
         Raises:
             ValueError: labels outside the classes, or features that are NaN or infinite.
         """
-        eligible = None
-        if self.strategy == "per_class":
-            eligible = pixels.labels == torch.arange(num_classes, device=pixels.labels.device).reshape(-1, 1, 1, 1)
-        elif self.strategy == "boundary":
-            eligible = boundary(pixels.labels, self.boundary_radius, ignore_index)
+        near = boundary(pixels.labels, self.boundary_radius, ignore_index) if self.strategy == "boundary" else None
         return PixelSample.from_images(
             tensor,
             pixels.labels,
-            size=self.class_size(num_classes),
+            size=self.size,
+            per_class=self.strategy == "per_class",
             num_classes=num_classes,
             ignore_index=ignore_index,
-            eligible=eligible,
+            eligible=near,
             num_repeats=self.num_repeats,
             seed=self.seed,
             stream=pixels.stream,

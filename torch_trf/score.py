@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, cast
@@ -10,8 +10,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ._checks import require_at_least, require_finite
-from ._collectives import rank
+from ._checks import require_at_least, require_finite, require_ignore_index
+from ._collectives import failing_together, gathered_objects, options_of, rank, require_agreement
 from .batches import Batches, Build, Reader, Source, accumulate
 from .metrics import DEFAULT_METRICS, CoupledMetric, Look, MetricLike, TensorName, TransferabilityMetric, as_metrics
 from .pixels import Pixels
@@ -115,9 +115,10 @@ class Scorer:
         object.__setattr__(self, "solver", as_solver(self.solver))
         require_at_least(1, num_classes=self.num_classes, num_source_classes=self.num_source_classes)
         require_at_least(1, stream_pixels=self.stream_pixels)
+        require_ignore_index(self.ignore_index)
         if not isinstance(self.sampling, Sampling):
             raise ValueError(f"sampling must be a Sampling(...), not {self.sampling!r}")
-        self.sampling.class_size(self.num_classes)  # raises
+        self.sampling.check_classes(self.num_classes)
         if self.coupled and self.num_source_classes is None:
             raise ValueError(f"{self.coupled[0].name} needs num_source_classes")
         repeats, strategy = self.sampling.num_repeats, self.sampling.strategy
@@ -140,15 +141,19 @@ class Scorer:
             ValueError: bad pixels (the message names the batch), logits or a source that are missing, or no labeled
                 pixel.
             ConvergenceError: a strict solver, and a coupling that did not converge.
-            RuntimeError: a rank that ended.
+            RuntimeError: a rank that ended, or failed.
         """
         return self.scores(self.collect(target, source=source))
 
     def collect(self, target: Batches, *, source: Source | None = None) -> dict[str, Statistic]:
         """All that the scores must know of the pixels, by name, for `scores`; arguments and errors as for a call."""
+        reader = self._reader(target)
+        if self.all_ranks:
+            given = {"target": "once" if reader.once else "again", "source": "none" if source is None else "given"}
+            told = gathered_objects(self.options | {f"{side} as it is read": how for side, how in given.items()}, None)
+            require_agreement(dict(enumerate(told)))
         for coupled in self.coupled:
             coupled.require_source(source)
-        reader = self._reader(target)
         statistics = self._pass(reader, self._builds(once=reader.once), "target")
         again = [metric for metric in self._metrics if not (reader.once or self._draws(metric))]
         for depth in range(1, max((len(metric.looks) for metric in again), default=1)):
@@ -226,9 +231,19 @@ class Scorer:
         """Warns where fewer pixels were drawn than asked for; `statistics` as for `scores`."""
         if self.sampling.num_pixels is not None:  # all of them are samples, those of the target alike
             target, source = _sides(statistics)
-            self.sampling.warn_if_fewer(cast(PixelSample, next(iter(target.values()))), "target", self.num_classes)
+            self.sampling.warn_if_fewer(cast(PixelSample, next(iter(target.values()))), "target")
             if source is not None:
-                self.sampling.warn_if_fewer(cast(PixelSample, source), "source", self._source_classes)
+                self.sampling.warn_if_fewer(cast(PixelSample, source), "source")
+
+    @property
+    def options(self) -> dict[str, str]:
+        """The options on which scores depend, as they print; ranks that work together have the same."""
+        return options_of(self, but=("device", "all_ranks", "progress"))
+
+    @property
+    def names(self) -> list[str]:
+        """What the metrics are called."""
+        return [metric.name for metric in self._metrics]
 
     @property
     def coupled(self) -> list[CoupledMetric]:
@@ -274,7 +289,10 @@ class Scorer:
 
     def _pass(self, reader: Reader, builds: Mapping[str, Build], title: str) -> dict[str, Statistic]:
         """Statistics of all batches, of all ranks."""
-        with closing(reader.read(title if self.progress else "")) as batches:
+        with (
+            failing_together() if self.all_ranks else nullcontext(),
+            closing(reader.read(title if self.progress else "")) as batches,
+        ):
             statistics = accumulate(([pixels] for pixels in batches), builds, self.device)
         if self.all_ranks:
             statistics = all_reduce(statistics)
@@ -312,7 +330,8 @@ class Scorer:
             scores = parts.nanmean(-1)
         else:
             scores = metric.score(statistic if coupling is None else coupling)
-        values = tuple(require_finite(scores.reshape(-1)).tolist())
+        values = tuple(require_finite(scores.reshape(-1), metric.name).tolist())
+        metric.warn_of(metric.doubt(statistic))
         return Score(
             score=sum(values) / len(values),
             values=values,
@@ -359,8 +378,8 @@ class Scorer:
 
 
 def _sides(statistics: Mapping[str, Statistic]) -> tuple[dict[str, Statistic], Statistic | None]:
-    """The statistics of the target, and the sample of the source where there is one; groups are joined."""
-    target = {name: statistic.join_groups() for name, statistic in statistics.items()}
+    """The statistics of the target, and the sample of the source where there is one."""
+    target = dict(statistics)
     source = target.pop(SOURCE_SAMPLE, None)
     return target, source
 

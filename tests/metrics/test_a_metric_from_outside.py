@@ -162,7 +162,7 @@ def test_two_softmaxes_and_metrics_of_the_package_share_a_stream(images):
 def test_a_sample_has_the_score_of_its_pixels(strategy, softmax, images):
     sampling = Sampling(num_pixels=40, num_repeats=3, strategy=strategy)
     score = scorer(softmax, sampling=sampling)([images])["class_overlap"]
-    sample = sampling.draw(images[0], Pixels.of(*images), num_classes=CLASSES).join_groups()
+    sample = sampling.draw(images[0], Pixels.of(*images), num_classes=CLASSES)
     expected = [GBC()(*softened(repeat.drawn(), softmax)).item() for repeat in sample]
     assert score.values == pytest.approx(expected, rel=1e-9)
     assert len(set(score.values)) == 3

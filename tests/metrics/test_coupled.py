@@ -127,3 +127,11 @@ def test_different_channels_are_an_error(metric, device):
 def test_a_data_set_coupled_with_itself_scores_zero(metric, device):
     pixels = random_pixels(50, 3, 4, device=device)
     assert metric(*pixels, source=pixels).item() == 0
+
+
+def test_more_pairs_of_classes_than_fit_are_an_error(device):
+    features, labels = random_pixels(20, 3, 3, device=device)
+    labels[0] = 65_535
+    message = r"65,536 classes \(labels up to 65535\) against 65,536 channels or source classes take 32\.0 GiB"
+    with pytest.raises(ValueError, match=message):
+        torch_trf.otce(features, labels, source=(features, labels))

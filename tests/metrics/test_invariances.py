@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from torch_trf.pixels import Pixels
@@ -28,6 +28,7 @@ from ..helpers import (
 @settings(max_examples=20)
 @given(size=SIZES, data=st.data())
 def test_order_of_pixels(metric, size, data, device):
+    assume(size["channels"] > 1 or metric.reads == "features")
     features, labels = random_pixels(**size, device=device)
     order = data.draw(st.permutations(range(len(labels))))
     scores = [score_of_pixels(metric, features[i], labels[i], num_classes=4) for i in (order, slice(None))]
@@ -39,6 +40,7 @@ def test_order_of_pixels(metric, size, data, device):
 @settings(max_examples=20)
 @given(size=SIZES, data=st.data())
 def test_numbers_of_classes(metric, size, data, device):
+    assume(size["channels"] > 1 or metric.reads == "features")
     features, labels = random_pixels(**size, device=device)
     number = torch.tensor(data.draw(st.permutations(range(19))), device=device)
     renumbered = score_of_pixels(metric, features, number[labels], num_classes=19)
@@ -51,6 +53,7 @@ def test_numbers_of_classes(metric, size, data, device):
 @given(size=SIZES, data=st.data())
 def test_cuts_into_parts(metric, size, data, device):
     """Each look is merged of its parts, given what the look before was of all pixels."""
+    assume(size["channels"] > 1 or metric.reads == "features")
     features, labels = random_pixels(**size, device=device)
     cut = data.draw(st.integers(1, len(labels) - 1))
     parts = [

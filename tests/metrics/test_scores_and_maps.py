@@ -84,7 +84,7 @@ def test_a_sample_has_the_score_of_its_pixels(metric, strategy, target, source):
 
     def drawn(sampling, tensor, labels, classes):
         sample = sampling.draw(tensor, Pixels.of(tensor, labels), num_classes=classes)
-        return [repeat.drawn() for repeat in sample.join_groups()]
+        return [repeat.drawn() for repeat in sample]
 
     of_target = drawn(sampling, *read_by(metric, *target), CLASSES)
     of_source = drawn(replace(sampling, seed=~sampling.seed), *source, SOURCE_CLASSES)

@@ -53,10 +53,10 @@ def test_merging_adds_counts_and_widens_bounds(device):
     bad = torch.tensor([True, True, False], device=device)
     low, high = (Faults.from_pixels(torch.tensor(y, device=device), bad, ~bad) for y in ([-5, 3, 9], [4, 300, 0]))
     for faults in (low + high + Faults.none().to(device), high.stack([high, low]).sum()):
-        assert [int(tensor) for tensor in faults.state().values()] == [4, -5, 300, 2]
+        assert [int(tensor) for tensor in faults.state().values()] == [4, -5, 300, 2, 0]
 
 
 def test_large_counts_are_grouped():
-    faults = Faults(*(torch.tensor(value) for value in (1204, 255, 255, 0)))
+    faults = Faults(*(torch.tensor(value) for value in (1204, 255, 255, 0, 0)))
     with pytest.raises(ValueError, match="label 255 on 1,204 pixels"):
         faults.check(11, 250)

@@ -135,3 +135,37 @@ def test_without_a_pixel(device):
 def test_covariance_of_one_pixel_is_undefined(device):
     moments = Moments.from_pixels(torch.ones(1, 2, device=device), torch.tensor([0], device=device), num_classes=1)
     assert moments.covariance.isnan().all()
+
+
+# What rounding leaves
+
+
+def test_spread_is_zero_where_rounding_alone_is_left(device):
+    features, labels = random_pixels(50, 3, 2, device=device)
+    features[:, 1] = 1000.3
+    moments = Moments.from_pixels(features, labels, num_classes=2)
+    for same in (moments, moments.around(torch.zeros_like(moments.origin)), moments.centered):
+        assert_close(same.spread, ((features - features.mean(0)).square().sum(0).sqrt() * (features[0] != 1000.3)))
+
+
+def test_mean_square_is_that_of_each_channel(device):
+    features, labels = random_pixels(50, 3, 2, device=device)
+    assert_close(Moments.from_pixels(features, labels, num_classes=2).mean_square, features.square().mean(0))
+
+
+@pytest.mark.parametrize(("factor", "expected"), [(1.0, False), (100.0, False), (1e6, True), (1e12, True)])
+@pytest.mark.parametrize("place", [0, 7])
+def test_one_pixel_that_outweighs_all_others_is_noticed(factor, expected, place, device):
+    features, labels = random_pixels(50, 3, 2, device=device)
+    features[place] *= factor
+    assert Moments.from_pixels(features, labels, num_classes=2).is_of_one_pixel.item() is expected
+
+
+def test_features_too_small_to_square_are_noticed(device):
+    features, labels = random_pixels(50, 3, 2, device=device)
+    features[:, 0], features[:, 1] = 0, 1e-160 * features[:, 1]
+    moments = Moments.from_pixels(features, labels, num_classes=2)
+    assert moments.vanishing().startswith("channel 1 varies by less than 1e-145")
+    assert moments.vanishing(together=True) is None
+    tiny = Moments.from_pixels(1e-80 * features, labels, num_classes=2)
+    assert tiny.vanishing(power=4, together=True).startswith("every channel varies by less than 3e-73")

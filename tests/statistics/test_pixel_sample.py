@@ -23,14 +23,26 @@ def draw(features, labels, size, **options):
     return PixelSample.from_pixels(features, labels, size=size, num_classes=3, **options)
 
 
-@given(cuts=st.lists(st.integers(1, 49), max_size=4, unique=True), size=st.integers(1, 60), seed=st.integers(0, 2**64))
-def test_does_not_depend_on_batches_or_their_order(cuts, size, seed, device):
-    features, labels = numbered(50, device)
-    whole = draw(features, labels, size, num_repeats=2, seed=seed)
+@given(
+    cuts=st.lists(st.integers(1, 49), max_size=4, unique=True),
+    labels=st.lists(st.sampled_from([0, 0, 0, 0, 1, 1, 2, 255]), min_size=50, max_size=50),
+    size=st.integers(1, 60),
+    per_class=st.booleans(),
+    seed=st.integers(0, 2**64),
+)
+def test_does_not_depend_on_batches_or_their_order(cuts, labels, size, per_class, seed, device):
+    features, labels = numbered(50, device)[0], torch.tensor(labels, device=device)
+    options = {"size": size, "per_class": per_class, "num_repeats": 2, "seed": seed}
+    whole = draw(features, labels, **options)
     bounds = [0, *sorted(cuts), 50]
-    parts = [draw(features[a:b], labels[a:b], size, num_repeats=2, seed=seed, offset=a) for a, b in pairwise(bounds)]
+    parts = [draw(features[a:b], labels[a:b], **options, offset=a) for a, b in pairwise(bounds)]
     for ordered in (parts, parts[::-1]):
-        assert_same(sum(ordered[1:], ordered[0]), whole, rtol=0, atol=0)
+        merged = sum(ordered[1:], ordered[0])
+        count = int(whole.count.max())  # in whole there are no fewer places
+        for name in ("key", "features", "labels"):
+            assert torch.equal(getattr(merged, name)[:, :count], getattr(whole, name)[:, :count])
+        assert torch.equal(merged.count, whole.count)
+        assert torch.equal(merged.population, whole.population)
 
 
 def test_does_not_depend_on_the_layout_of_images(device):
@@ -65,23 +77,37 @@ def test_seeds_streams_and_repeats_are_independent(other, device):
     assert abs(shared - 80) < 4 * (80 * 0.8 * 0.8) ** 0.5  # hypergeometric, to two digits
 
 
-def test_groups_draw_from_their_own_pixels(device):
-    features, labels = numbered(60, device)
-    classes = torch.arange(3, device=device).reshape(3, 1, 1, 1)
-    sample = draw(features, labels, 5, num_repeats=2, eligible=labels[None, None, None] == classes)
-    assert sample.batch_shape == (2, 3)
-    assert sample.population.tolist() == [[20, 20, 20]] * 2
-    assert torch.equal(sample.labels, classes.reshape(3, 1).expand(2, 3, 5))
-    joined = sample.join_groups()
-    assert joined.count.tolist() == [15, 15]
-    assert joined.population.tolist() == [60, 60]
-    assert joined.labels[0].bincount().tolist() == [5, 5, 5]
-    assert torch.equal(joined.features.long().squeeze(-1) % 3, joined.labels)
+@pytest.mark.parametrize(
+    ("counts", "size", "shares"),
+    [
+        ((40, 30, 20), 15, (5, 5, 5)),
+        ((40, 3, 20), 15, (6, 3, 6)),  # what the rare class lacks goes to the others
+        ((40, 0, 20), 15, (8, 7)),  # and so does all that an absent class lacks, to the last pixel
+        ((4, 3, 2), 15, (4, 3, 2)),
+        ((40, 1, 1), 15, (13, 1, 1)),
+        ((40, 0, 0), 15, (15,)),
+    ],
+)
+def test_classes_that_are_present_share_equally(counts, size, shares, device):
+    labels = torch.arange(3, device=device).repeat_interleave(torch.tensor(counts, device=device)).flip(0)
+    features = numbered(len(labels), device)[0]
+    sample = draw(features, labels, size, per_class=True, num_repeats=4)
+    assert sample.population.tolist() == [len(labels)] * 4
+    for repeat in sample:
+        rows, classes = repeat.drawn()
+        assert sorted(classes.bincount()[classes.unique()].tolist()) == sorted(shares)
+        assert torch.equal(labels[rows.flatten().long()], classes)
+        assert len(rows.unique()) == len(rows)
 
 
-def test_joining_without_groups_changes_nothing(device):
-    sample = draw(*numbered(20, device), 5, num_repeats=2)
-    assert_same(sample.join_groups(), sample, rtol=0, atol=0)
+def test_each_class_is_drawn_as_it_is_alone(device):
+    """Of each class a uniform sample: the pixels of smallest key."""
+    features, labels = numbered(300, device)
+    sample = draw(features, labels, 30, per_class=True, num_repeats=3, seed=4)
+    for k in range(3):
+        alone = draw(features, labels, 10, eligible=labels.reshape(1, 1, -1) == k, num_repeats=3, seed=4)
+        for one, other in zip(sample, alone, strict=True):
+            assert torch.equal(one.features[one.labels == k], other.features)
 
 
 def test_more_places_than_pixels(device):

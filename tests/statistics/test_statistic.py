@@ -242,13 +242,24 @@ def test_numbers_are_about_as_many_as_are_held(channels, device):
         assert statistic.numbers(channels, CLASSES, 200) <= numel < 1.5 * statistic.numbers(channels, CLASSES, 200) + 10
 
 
-# Groups and samples
+@pytest.mark.parametrize(
+    ("statistic", "channels", "num_classes"), [(JointMass, 20_000, 20_000), (Moments, 2048, 70_000)]
+)
+def test_more_classes_than_fit_are_an_error(statistic, channels, num_classes):
+    message = (
+        rf"{num_classes:,} classes \(labels up to {num_classes - 1}\) against {channels:,} channels .* take \d\.\d GiB"
+    )
+    with pytest.raises(ValueError, match=message):
+        statistic.require_fits(channels, num_classes)
+    statistic.require_fits(channels, 1000)
+    LogLikelihood.require_fits(channels, num_classes)
 
 
-@pytest.mark.parametrize("build", [BUILDERS[name] for name in BUILDERS if name != "sample"], ids=lambda build: "")
-def test_only_samples_have_groups_to_join(build, device):
-    statistic = build(*random_pixels(20, 3, CLASSES, device=device))
-    assert statistic.join_groups() is statistic
+def test_more_channels_than_fit_are_nobodys_error():
+    Moments.require_fits(30_000, 19)
+
+
+# Samples
 
 
 @pytest.mark.parametrize("softmax", [False, True])

@@ -5,6 +5,7 @@ the compiled libraries in the package's folder register kernels for CPU and CUDA
 reference.
 """
 
+from ._checks import FEATURE_TYPES
 from ._eigenbasis import MOST_CHANNELS, eigenbasis
 from ._logme_evidence import logme_evidence
 from ._patch_joint_mass import patch_joint_mass
@@ -16,6 +17,7 @@ from ._registration import has_extension, load_extension
 load_extension()
 
 __all__ = [
+    "FEATURE_TYPES",
     "LARGEST_INT64",
     "LEAST_INT64",
     "MOST_CHANNELS",

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any, cast
 
 import torch
@@ -12,7 +13,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from tqdm import tqdm
 
-from .._checks import require_at_least, require_choice, require_finite
+from .._checks import require_at_least, require_choice, require_finite, require_ignore_index
 from .._ops import Size, patches
 from ..batches import Batches, Reader, accumulate, grouped
 from ..metrics import CoupledMetric, Look, MetricLike, TransferabilityMetric, as_metric
@@ -83,6 +84,7 @@ class Mapper:
         require_choice("first_look", self.first_look, FirstLook)
         require_at_least(1, num_classes=self.num_classes, min_pixels=self.min_pixels)
         require_at_least(1, num_source_classes=self.num_source_classes)
+        require_ignore_index(self.ignore_index)
         for option, value in (("patch_size", self.patch_size), ("stride", self.stride)):
             if isinstance(value, Sequence) and len(value) != 2:
                 raise ValueError(f"{option} must be height and width, or one number for both, not {value}")
@@ -130,9 +132,9 @@ class Mapper:
         with closing(reader.read(self._metric.name if self.progress else "")) as batches:
             groups = (group for pixels in batches for group in grid.groups(pixels))
             maps = [self._map(Reader([group]), grid, other, given) for group in groups]
-        values, counts, couplings = zip(*maps, strict=True)
+        values, counts, couplings, doubts = zip(*maps, strict=True)
         coupling = None if couplings[0] is None else Coupling.cat(couplings)
-        return self._score_map(torch.cat(values), torch.cat(counts), coupling, grid)
+        return self._score_map(torch.cat(values), torch.cat(counts), coupling, list(chain(*doubts)), grid)
 
     def grid(self, pixels: Pixels, images: int = 1) -> Grid:
         """How images as large as these are cut; `images` are held at a time, on the side that has more.
@@ -160,7 +162,8 @@ class Mapper:
         """
         cells.faults.check(self.num_classes, self.ignore_index)
         of_patches = cells.patches(grid.patch_cells, grid.stride_cells)
-        return self._score_map(self._metric.score(of_patches), of_patches.count, None, grid)
+        doubts = [self._metric.doubt(of_patches)]
+        return self._score_map(self._metric.score(of_patches), of_patches.count, None, doubts, grid)
 
     @property
     def _metric(self) -> TransferabilityMetric:
@@ -187,9 +190,12 @@ class Mapper:
             before.faults.check(self.num_classes, self.ignore_index)
         return cast(Statistic, before)
 
-    def _score_map(self, values: Tensor, count: Tensor, coupling: Coupling | None, grid: Grid) -> ScoreMap:
+    def _score_map(
+        self, values: Tensor, count: Tensor, coupling: Coupling | None, doubts: list[str | None], grid: Grid
+    ) -> ScoreMap:
         valid = count >= self.min_pixels
-        require_finite(values[valid])
+        require_finite(values[valid], self._metric.name)
+        self._metric.warn_of(*doubts)
         return ScoreMap(
             values=values.where(valid, self.fill_value),
             valid=valid,
@@ -204,10 +210,10 @@ class Mapper:
 
     def _map(
         self, reader: Reader, grid: Grid, source: tuple[Reader, Grid] | None, given: Statistic | None
-    ) -> tuple[Tensor, Tensor, Coupling | None]:
-        """Values, counts and couplings, strip by strip."""
+    ) -> tuple[Tensor, Tensor, Coupling | None, list[str | None]]:
+        """Values, counts, couplings and doubts, strip by strip."""
         strips = grid.strips(reader)
-        values, counts, couplings, faults = [], [], [], []
+        values, counts, couplings, faults, doubts = [], [], [], [], []
         looks = len(self._metric.looks) if given is None else 1
         total = None if reader.length is None else reader.length * len(strips) * looks
         shown = self._shows_strips and source is None  # coupling has bars of its own
@@ -216,6 +222,7 @@ class Mapper:
                 if source is None:
                     statistic, of_strip = self._of_patches(reader, grid, strip, given, bar)
                     values.append(self._metric.score(statistic))
+                    doubts.append(self._metric.doubt(statistic))
                     counts.append(statistic.count)
                     faults.append(of_strip)
                 else:
@@ -226,7 +233,7 @@ class Mapper:
         if faults:
             Faults.stack(faults).check(self.num_classes, self.ignore_index)  # on a GPU nothing was raised before
         whole = Coupling.cat(couplings, counts[0].dim() - 2) if couplings else None
-        return torch.cat(values, -2), torch.cat(counts, -2), whole
+        return torch.cat(values, -2), torch.cat(counts, -2), whole, doubts
 
     @property
     def _shows_strips(self) -> bool:

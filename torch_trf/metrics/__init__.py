@@ -51,12 +51,11 @@ def as_metric(metric: MetricLike) -> TransferabilityMetric:
     """
     if not isinstance(metric, TransferabilityMetric):
         try:
-            instance = instantiate(metric, {name: type(each) for name, each in METRICS.items()})
+            names = {name: type(each) for name, each in METRICS.items()}
+            made: TransferabilityMetric = instantiate(metric, names, kinds=(TransferabilityMetric,))
         except ValueError as error:
             raise ValueError(f"metric: {error}") from error
-        if not isinstance(instance, TransferabilityMetric):
-            raise ValueError(f"metric: {metric} makes a {type(instance).__name__}, not a TransferabilityMetric")
-        metric = instance
+        metric = made
     if len({look.reads for look in metric.looks}) != 1:
         raise ValueError(f"metric: the looks of {metric.name} must all read features, or all logits")
     if metric.needs_source != isinstance(metric, CoupledMetric):
@@ -77,6 +76,8 @@ def as_metrics(metrics: MetricLike | Sequence[MetricLike]) -> tuple[Transferabil
     if isinstance(metrics, type):
         raise ValueError(f"metrics: {metrics.__name__} is a class: give an object, {metrics.__name__}()")
     several = [metrics] if isinstance(metrics, str | dict | TransferabilityMetric) else metrics
+    if not isinstance(several, Sequence):
+        raise ValueError(f"metrics: {metrics!r} is neither a metric nor several")
     objects = tuple(map(as_metric, several))
     names = [metric.name for metric in objects]
     if not names:

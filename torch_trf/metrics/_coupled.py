@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .._checks import require_finite
 from ..pixels import as_images, count_classes
-from ..statistics import PixelSample, checked_classes
+from ..statistics import JointMass, PixelSample, checked_classes
 from ..transport import Coupling, Sides, SolverLike, as_solver, couple_sides_jointly
 from ._look import Look
 from ._metric import TransferabilityMetric
@@ -60,6 +60,7 @@ class CoupledMetric(TransferabilityMetric):
 
         The pixels were checked, features are what `looks` reads, and negative labels stand for no pixel.
         """
+        JointMass.require_fits(num_source_classes, num_classes)
         sides = Sides.joined(features, labels, source, num_classes, num_source_classes)
         return couple_sides_jointly(sides, gamma=self.gamma, solver=as_solver(solver), progress=progress)
 
@@ -164,7 +165,7 @@ class CoupledMetric(TransferabilityMetric):
             ignore_index=ignore_index,
             solver=solver,
         )
-        return require_finite(self.score(coupling))
+        return require_finite(self.score(coupling), self.name)
 
     def _rows(
         self, features: Tensor, labels: Tensor, num_classes: int | None, ignore_index: int

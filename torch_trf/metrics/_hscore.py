@@ -4,15 +4,19 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from .._ops import eigenbasis
 from ..statistics import Moments
+from ._doubts import ROUNDINGS, first_entries, largest_channel
 from ._look import Look
 from ._metric import TransferabilityMetric
 
 RCOND = 1e-5
+SMALLEST_VARIANCE = 1e-13  # of the largest; features in float32 that have none in a direction are left with less
+MISSED = 0.1  # share of the score, more than by chance, that dropped directions may have without a warning
+EPS = torch.finfo(torch.float64).eps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +54,7 @@ class HScore(TransferabilityMetric):
 
     def __post_init__(self) -> None:
         """Checks the options."""
+        super().__post_init__()
         if not 0 <= self.rcond < 1:
             raise ValueError(f"rcond must be at least 0 and below 1, not {self.rcond}")
 
@@ -60,10 +65,34 @@ class HScore(TransferabilityMetric):
 
     def score(self, moments: Moments) -> Float64[Tensor, "*batch"]:
         """The explained share of the variance, summed over directions."""
-        variance, between = principal_variances(moments)
-        kept = variance > self.rcond * variance[..., -1:]
-        score = torch.where(kept, between / variance, 0).sum(-1)
+        variance, between = _scaled_variances(moments)
+        score = torch.where(self._is_kept(variance), between / variance, 0).sum(-1)
         return score.where(moments.count > 0, torch.nan)
+
+    def doubt(self, moments: Moments) -> str | None:
+        """Directions that `rcond` drops although the classes differ in them, and channels whose squares vanish."""
+        if (vanishing := moments.vanishing()) is not None:
+            return vanishing
+        # By fewer pixels any direction seems to tell classes apart.
+        moments = first_entries(moments, moments.count > 2 * moments.channels)
+        variance, between = _scaled_variances(moments)
+        is_kept = self._is_kept(variance)
+        explained = between / variance.clamp(min=SMALLEST_VARIANCE * variance[..., -1:])
+        chance = (~is_kept).sum(-1) * ((moments.class_count > 0).sum(-1) - 1) / (moments.count - 1)
+        missed = explained.where(~is_kept, 0).sum(-1) - 2 * chance > MISSED * explained.where(is_kept, 0).sum(-1)
+        is_told = ~is_kept & (between > (ROUNDINGS * EPS * moments.channels) ** 2)
+        doubtful = missed | is_told.any(-1) & moments.is_of_one_pixel
+        if not doubtful.any():
+            return None
+        moments, is_kept = moments[doubtful][0], is_kept[doubtful][0]
+        return (
+            f"rcond={self.rcond:g} drops {int((~is_kept).sum())} of {len(is_kept)} directions of the features, in which"
+            f" classes differ, too: pixels that are large in many channels hide them ({largest_channel(moments)}); look"
+            " for outliers, or give a smaller rcond"
+        )
+
+    def _is_kept(self, variance: Float64[Tensor, "*batch D"]) -> Bool[Tensor, "*batch D"]:
+        return variance > self.rcond * variance[..., -1:]
 
     def bounds(self, num_classes: int, channels: int) -> tuple[float, float]:
         """`[0, min(D, K - 1)]`."""
@@ -73,6 +102,20 @@ class HScore(TransferabilityMetric):
 def principal_variances(moments: Moments) -> tuple[Float64[Tensor, "*batch D"], Float64[Tensor, "*batch D"]]:
     """Scatter of the features along their principal directions, ascending, and the part that lies between classes."""
     centered = moments.centered
-    variance, deviation = eigenbasis(centered.offset_gram, centered.offset_class_sum)
-    between = (deviation.square() / centered.class_count.clamp(min=1).unsqueeze(-1)).sum(-2)
+    return _variances(centered, centered.offset_gram, centered.offset_class_sum)
+
+
+def _scaled_variances(moments: Moments) -> tuple[Float64[Tensor, "*batch D"], Float64[Tensor, "*batch D"]]:
+    """The same of features whose channels have a scatter of 1 each, or 0 where they are constant."""
+    centered, spread = moments.centered, moments.spread
+    scale = torch.where(spread > 0, 1 / spread, 0)
+    correlation = centered.offset_gram * scale.unsqueeze(-1) * scale.unsqueeze(-2)
+    return _variances(centered, correlation, centered.offset_class_sum * scale.unsqueeze(-2))
+
+
+def _variances(
+    moments: Moments, scatter: Float64[Tensor, "*batch D D"], class_sum: Float64[Tensor, "*batch K D"]
+) -> tuple[Float64[Tensor, "*batch D"], Float64[Tensor, "*batch D"]]:
+    variance, deviation = eigenbasis(scatter, class_sum)
+    between = (deviation.square() / moments.class_count.clamp(min=1).unsqueeze(-1)).sum(-2)
     return variance, between

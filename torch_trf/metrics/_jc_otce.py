@@ -35,5 +35,6 @@ class JCOTCE(CoupledMetric):
 
     def __post_init__(self) -> None:
         """Checks the options."""
+        super().__post_init__()
         if not 0 < self.gamma <= 1:
             raise ValueError(f"gamma must be above 0 and at most 1, not {self.gamma}")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from .._checks import require_at_least
@@ -13,7 +13,8 @@ from ._look import Look
 from ._metric import TransferabilityMetric
 
 DISTANCES = 2**22  # at most so many are held at once, 32 MiB
-TIE = 1e-12  # of the squared norms of two pixels: their squared distance is rounded by less
+ROUNDING = 8e-12  # of the squared norm of a pixel and a squared distance from it: a matrix product rounds it by less
+TIE = 1e-12  # of a distance: the square root of a sum over channels is rounded by less
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +30,8 @@ class KNN(TransferabilityMetric):
 
     with $r_i$ the k-th smallest distance of pixel i from another. So the score depends neither on the order of pixels
     nor on how labels are numbered: pixels as far away as the k-th all vote, and where several classes have most votes,
-    the pixel counts as the share that a blind choice among them would get right. Squared distances that differ by less
-    than 1e-12 of the pixels' squared distances from the mean are equal. In `[0, 1]`; 1 with a single class.
+    the pixel counts as the share that a blind choice among them would get right. Distances that differ by less than
+    1e-12 of themselves are equal. In `[0, 1]`; 1 with a single class.
 
     Pixels of one image are neighbors of each other, the next pixel on the same object among them, so the score is
     optimistic about features that merely tell images apart: a new image has no such neighbors. The pixels of a patch
@@ -65,6 +66,7 @@ class KNN(TransferabilityMetric):
 
     def __post_init__(self) -> None:
         """Checks the options."""
+        super().__post_init__()
         require_at_least(1, neighbors=self.neighbors)
 
     @property
@@ -76,8 +78,7 @@ class KNN(TransferabilityMetric):
         """The share of pixels that are classified rightly; NaN with fewer than two."""
         is_drawn = sample.labels != NOT_DRAWN
         features = sample.features.to(torch.float64).masked_fill(~is_drawn.unsqueeze(-1), 0)
-        # Centered, because an offset leaves the distances as they are and takes their digits.
-        features = features - features.sum(-2, keepdim=True) / sample.count[..., None, None]
+        features = features * _power_of_two(features)
         one_hot = (sample.labels.unsqueeze(-1) == sample.labels.unique()).to(torch.float64)
         right = torch.zeros_like(features[..., 0])
         rows_at_once = max(DISTANCES // max(right.numel(), 1), 1)
@@ -95,16 +96,43 @@ class KNN(TransferabilityMetric):
         return 0.0, 1.0
 
 
+def _power_of_two(features: Float64[Tensor, "*batch places D"]) -> Float64[Tensor, "*batch 1 1"]:
+    """What brings features below 1 near it, so that their squares do not vanish."""
+    exponent = features.abs().sum((-2, -1), keepdim=True).clamp(max=1).frexp().exponent
+    return torch.ldexp(torch.ones_like(exponent, dtype=torch.float64), -exponent)
+
+
 def _are_neighbors(
     features: Float64[Tensor, "*batch places D"], is_drawn: Bool[Tensor, "*batch places"], rows: slice, count: int
 ) -> Bool[Tensor, "*batch rows places"]:
     """Which pixels are neighbors of those in these rows."""
-    square = features.square().sum(-1)
-    distance = -2 * features[..., rows, :] @ features.mT  # squared, as is the radius
+    # Centered, because an offset leaves the distances as they are and takes their digits.
+    centered = features - features.sum(-2, keepdim=True) / is_drawn.sum(-1)[..., None, None]
+    square = centered.square().sum(-1)
+    distance = -2 * centered[..., rows, :] @ centered.mT  # squared, as is the radius
     distance += square[..., rows, None]
     distance += square.unsqueeze(-2)
     distance.masked_fill_(~is_drawn.unsqueeze(-2), torch.inf)
     distance.diagonal(rows.start, -2, -1).fill_(torch.inf)  # a pixel is no neighbor of its own
-    radius = distance.topk(min(count, distance.shape[-1]), largest=False).values[..., -1:]
-    radius += TIE * (square[..., rows, None] + radius)
-    return (distance <= radius) & distance.isfinite()
+    nearest = distance.topk(min(count + 1, distance.shape[-1]), largest=False).values
+    radius = nearest[..., :count][..., -1]
+    margin = radius + ROUNDING * (square[..., rows] + radius)
+    is_neighbor = (distance <= margin.unsqueeze(-1)) & distance.isfinite()
+    # Where more pixels than asked for are as near, up to rounding, their distances are computed one by one.
+    is_open = ~(nearest[..., -1] > margin) & ~radius.isinf() & is_drawn[..., rows]
+    for entry in map(tuple, is_open.any(-1).nonzero().tolist()):
+        is_neighbor[(*entry, is_open[entry])] = _are_exact_neighbors(
+            features[entry], is_drawn[entry], rows.start + is_open[entry].nonzero().flatten(), count
+        )
+    return is_neighbor
+
+
+def _are_exact_neighbors(
+    features: Float64[Tensor, "places D"], is_drawn: Bool[Tensor, "places"], rows: Int64[Tensor, "rows"], count: int
+) -> Bool[Tensor, "rows places"]:
+    """The same by the differences of the features, which takes longer and keeps their digits."""
+    distance = torch.cdist(features[rows], features, compute_mode="donot_use_mm_for_euclid_dist")
+    distance.masked_fill_(~is_drawn, torch.inf)
+    distance[torch.arange(len(rows), device=rows.device), rows] = torch.inf
+    radius = distance.topk(min(count, distance.shape[-1]), largest=False).values[:, -1:]
+    return (distance <= radius * (1 + TIE)) & distance.isfinite()

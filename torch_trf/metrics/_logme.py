@@ -8,16 +8,19 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from .._checks import require_choice
-from .._ops import eigenbasis, logme_evidence
+from .._ops import logme_evidence
 from ..statistics import Moments
+from ._doubts import DOUBTFUL, too_few_digits
 from ._look import Look
 from ._metric import TransferabilityMetric
+from ._regression import EPS, HARMLESS_ROUNDING, Regression, may_be_rounded, regression, regression_of_factor
 
 AbsentClasses = Literal["skip", "include"]
 
 # The fixed point (You et al. 2022, section 4.3) with the constants of its authors' and of later published code.
 MAX_ITERATIONS = 100
 TOLERANCE = 1e-3  # on the relative change of alpha / beta
+ROUNDINGS = (0, -1, 1, 4)  # with which scores are compared where digits may be lost
 EPSILON = 1e-5  # added to ‖m‖² and to the residual, so that alpha and beta stay finite
 
 
@@ -63,6 +66,7 @@ class LogME(TransferabilityMetric):
 
     def __post_init__(self) -> None:
         """Checks the options."""
+        super().__post_init__()
         require_choice("absent_classes", self.absent_classes, AbsentClasses)
 
     @property
@@ -83,19 +87,38 @@ class LogME(TransferabilityMetric):
             >>> [round(evidence, 3) for evidence in LogME().by_class(moments).tolist()]
             [-0.144, -0.144, nan]
         """
+        regressions = regression(moments)
+        evidence = self._evidence(moments, regressions)
+        rounded = may_be_rounded(moments, regressions.sigma)
+        if rounded.any():
+            few = moments[rounded]
+            evidence[rounded] = self._evidence(few, regression_of_factor(few))
+        return evidence
+
+    def doubt(self, moments: Moments) -> str | None:
+        """Features of which rounding leaves too little beside the largest."""
+        if (vanishing := moments.vanishing(together=True)) is not None:
+            return vanishing
+        large = EPS * moments.channels * moments.mean_square.sum(-1) > HARMLESS_ROUNDING
+        if not large.any():
+            return None
+        moments = moments[large]
+        moments = moments[may_be_rounded(moments, regression(moments).sigma)]
+        score, *others = (
+            self._evidence(moments, regression_of_factor(moments, roundings=number)).nanmean(-1) for number in ROUNDINGS
+        )
+        error = torch.stack([(other - score).abs() for other in others]).amax(0)
+        doubtful = error > DOUBTFUL * score.abs().clamp(min=1)
+        if not doubtful.any():
+            return None
+        return too_few_digits(moments[doubtful][0])
+
+    def _evidence(self, moments: Moments, regressions: Regression) -> Float64[Tensor, "*batch K"]:
         present = moments.class_count > 0
         # Up to the largest class that is present, or just those that are.
         included = present if self.absent_classes == "skip" else present.flip(-1).cumsum(-1).flip(-1) > 0
-        eigenvalues, coordinates = eigenbasis(moments.gram, moments.class_sum)
-        # Directions without features hold rounding alone.
-        floor = eigenvalues[..., -1:] * eigenvalues.shape[-1] * torch.finfo(torch.float64).eps
-        sigma = eigenvalues.where(eigenvalues > floor, 0)
-        projected = torch.where(sigma.unsqueeze(-2) > 0, coordinates.square() / sigma.unsqueeze(-2), 0)  # (uᵀy)²
-        outside = (moments.class_count - projected.sum(-1)).clamp(min=0)  # the part of y that no direction of F reaches
         evidence = logme_evidence(
-            sigma,
-            projected,
-            outside,
+            *regressions,
             moments.count.to(torch.float64),
             included,
             epsilon=EPSILON,

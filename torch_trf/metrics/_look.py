@@ -1,17 +1,18 @@
 """A look at pixels: which statistic a metric must know, and of which tensor."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..pixels import Pixels
-from ..statistics import PixelSample, Statistic
+from ..statistics import NOT_DRAWN, PixelSample, Statistic, of_all_classes, require_channels
 
 TensorName = Literal["features", "logits"]
+S = TypeVar("S", bound=Statistic)
 
 PACKAGE = f"{__name__.partition('.')[0]}."  # whose statistics are known by their names alone
 
@@ -48,7 +49,7 @@ class Look:
         """The tensor of a batch that the statistic is of, before its softmax.
 
         Raises:
-            ValueError: class scores that are missing.
+            ValueError: class scores that are missing, or softmax of one channel.
         """
         tensor: Tensor | None = getattr(pixels, self.reads)
         if tensor is None:
@@ -56,10 +57,15 @@ class Look:
                 "there are no class scores of the source model to read: give logits beside features and labels; "
                 "features_are_logits=True, or the very same tensor again, where the features are the class scores"
             )
-        return tensor
+        return self._checked(tensor, 1)
 
     def softened(self, tensor: Float[Tensor, "B C ..."]) -> Float[Tensor, "B C ..."]:
-        """The softmax over channels, in float64, where that is to be read; otherwise the tensor itself."""
+        """The softmax over channels, in float64, where that is to be read; otherwise the tensor itself.
+
+        Raises:
+            ValueError: one channel.
+        """
+        tensor = self._checked(tensor, 1)
         return tensor.softmax(1, torch.float64) if self.softmax else tensor
 
     def __call__(
@@ -77,14 +83,34 @@ class Look:
         Raises:
             ValueError: class scores that are missing; or as the statistic's `from_images`.
         """
-        tensor = self.softened(self.read(pixels))
+        tensor = self.read(pixels)
+        self.statistic.require_fits(tensor.shape[1], num_classes)
         options |= {**self.options, **self._context(before, num_classes)}
-        return self.statistic.from_images(tensor, pixels.labels, ignore_index=ignore_index, **options)
+        softened = self.softened(tensor)
+        statistic = self.statistic.from_images(softened, pixels.labels, ignore_index=ignore_index, **options)
+        return self._looked_at(statistic, tensor)
 
     def at_sample(self, sample: PixelSample, before: Statistic | None = None, *, num_classes: int) -> Statistic:
-        """The statistic of drawn pixels, an entry for each repeat; arguments as for a call."""
+        """The statistic of drawn pixels, an entry for each repeat; arguments and errors as for a call."""
+        sample = replace(sample, features=self._checked(sample.features, -1))
+        self.statistic.require_fits(sample.channels, num_classes)
         context = self._context(before, num_classes)
-        return self.statistic.from_sample(sample, softmax=self.softmax, **self.options, **context)
+        statistic = self.statistic.from_sample(sample, softmax=self.softmax, **self.options, **context)
+        statistic = self._looked_at(statistic, sample.as_images()[0])
+        statistic.faults.check(num_classes, NOT_DRAWN)
+        return statistic
+
+    def _checked(self, tensor: Tensor, dim: int) -> Tensor:
+        """The tensor, class scores of all source classes; raises where softmax would say nothing."""
+        if self.reads == "logits":
+            return of_all_classes(tensor, dim)
+        if self.softmax:
+            require_channels(tensor.shape[dim])
+        return tensor
+
+    def _looked_at(self, statistic: S, images: Float[Tensor, "B C H W"]) -> S:
+        """The statistic, which carries what the class scores look like whose softmax it is of."""
+        return replace(statistic, faults=statistic.faults.with_class_scores(images)) if self.softmax else statistic
 
     def _context(self, before: Statistic | None, num_classes: int) -> dict[str, Any]:
         """What the statistic must be told: the number of classes, which a statistic that came before knows."""

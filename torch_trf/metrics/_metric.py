@@ -1,6 +1,7 @@
 """What a metric is: an object that says what it must know of the pixels, and how that makes a score."""
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
@@ -9,7 +10,7 @@ import torch
 from jaxtyping import Float, Float64, Int64, Integer
 from torch import Tensor
 
-from .._checks import require_finite
+from .._checks import require_finite, require_types
 from ..pixels import Pixels, count_classes
 from ..statistics import NOT_DRAWN, PixelSample, Statistic
 from ._look import Look, TensorName
@@ -48,6 +49,10 @@ class TransferabilityMetric(ABC):
     least_pixels: ClassVar[int] = 1
     mean_over: ClassVar[Literal["classes", "pixels"] | None] = None
 
+    def __post_init__(self) -> None:
+        """Checks the options."""
+        require_types(self)
+
     @property
     @abstractmethod
     def looks(self) -> tuple[Look, ...]:
@@ -73,6 +78,16 @@ class TransferabilityMetric(ABC):
         None for a metric that does not tell.
         """
         return None
+
+    def doubt(self, statistic: Any) -> str | None:
+        """Why a score of this statistic may be wrong, though it is a number; None where nothing speaks against it."""
+        return None
+
+    def warn_of(self, *doubts: str | None) -> None:
+        """Warns of the first of these doubts, where there is one."""
+        for doubt in filter(None, doubts):
+            warnings.warn(f"{self.name}: {doubt}", stacklevel=3)
+            break
 
     def bounds(self, num_classes: int, channels: int) -> tuple[float, float]:
         """Between which numbers every score lies; no bounds by default."""
@@ -135,7 +150,9 @@ class TransferabilityMetric(ABC):
             statistic = look(pixels, statistic, num_classes=num_classes, ignore_index=ignore_index)
             statistic.require_pixels(num_classes, ignore_index)
         self.require_enough(statistic)
-        return require_finite(self.score(statistic)).reshape(())
+        score = require_finite(self.score(statistic), self.name)
+        self.warn_of(self.doubt(statistic))
+        return score.reshape(())
 
     def by_class_at_sample(
         self, sample: PixelSample, before: Statistic | None, *, num_classes: int

@@ -9,9 +9,12 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from ..statistics import Moments
+from ._doubts import ROUNDINGS, first_entries, too_few_digits
 from ._hscore import principal_variances
 from ._look import Look
 from ._metric import TransferabilityMetric
+
+EPS = torch.finfo(torch.float64).eps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,18 +53,40 @@ class RegularizedHScore(TransferabilityMetric):
 
     def score(self, moments: Moments) -> Float64[Tensor, "*batch"]:
         """The explained share of the shrunk variance, summed over directions."""
+        shrinkage, variance, between = self._shrunk(moments)
+        floor = variance[..., -1:] * variance.shape[-1] * EPS  # directions of rounding alone
+        degrees = (moments.count - 1).clamp(min=1)
+        score = (1 - shrinkage) * torch.where(variance > floor, between / variance, 0).sum(-1) / degrees
+        return score.where((moments.count > 0) & shrinkage.isfinite(), torch.nan)
+
+    def doubt(self, moments: Moments) -> str | None:
+        """Features so small that fourth powers vanish, or beside which rounding hides others that classes differ in."""
+        if (vanishing := moments.vanishing(power=4, together=True)) is not None:
+            return vanishing
+        moments = first_entries(moments, moments.count > 0)
+        shrinkage, variance, between = self._shrunk(moments)
+        rounding = ROUNDINGS * EPS * variance[..., -1:]
+        of_channel = moments.spread.square() / moments.count.unsqueeze(-1)
+        shrunk = torch.lerp(of_channel, of_channel.mean(-1, keepdim=True), shrinkage.unsqueeze(-1))
+        is_told = between > (ROUNDINGS * EPS * moments.channels) ** 2 * between.sum(-1, keepdim=True)
+        doubtful = ((shrunk < rounding) & (of_channel > 0) | (variance < rounding) & is_told).any(-1)
+        return too_few_digits(moments[doubtful][0]) if doubtful.any() else None
+
+    def _shrunk(
+        self, moments: Moments
+    ) -> tuple[Float64[Tensor, "*batch"], Float64[Tensor, "*batch D"], Float64[Tensor, "*batch D"]]:
+        """The shrinkage, and along principal directions the shrunk variances and the scatter between classes."""
         count = moments.count.to(torch.float64)
         scatter, between = principal_variances(moments)
         variance = scatter / count.clamp(min=1).unsqueeze(-1)
         target = variance.mean(-1, keepdim=True)
         # N² times the two expectations whose ratio is the shrinkage, each a sum over D x D entries.
-        noise = moments.centered.offset_fourth_moment - count * variance.square().sum(-1)
+        fourth = moments.centered.offset_fourth_moment
+        noise = fourth - count * variance.square().sum(-1)
         distance = count.square() * (variance - target).square().sum(-1)
-        shrinkage = torch.where(distance > 0, noise / distance, 0).clamp(0, 1).unsqueeze(-1)
-        shrunk = (1 - shrinkage) * variance + shrinkage * target
-        floor = shrunk[..., -1:] * shrunk.shape[-1] * torch.finfo(torch.float64).eps  # directions of rounding alone
-        explained = torch.where(shrunk > floor, between / shrunk, 0) / (count - 1).clamp(min=1).unsqueeze(-1)
-        return ((1 - shrinkage) * explained).sum(-1).where(moments.count > 0, torch.nan)
+        shrinkage = torch.where(distance > 0, noise / distance, 0).clamp(0, 1)
+        shrinkage = shrinkage.where(fourth.isfinite(), torch.nan)
+        return shrinkage, torch.lerp(variance, target, shrinkage.unsqueeze(-1)), between
 
     def bounds(self, num_classes: int, channels: int) -> tuple[float, float]:
         """At least 0."""

@@ -1,5 +1,6 @@
 """Statistics: the little that a metric must know of the pixels, small frozen values that merge by `+`."""
 
+from ._class_scores import of_all_classes, require_channels
 from ._faults import Faults, checked_classes
 from ._joint_mass import JointMass
 from ._log_likelihood import LogLikelihood
@@ -20,4 +21,6 @@ __all__ = [
     "Statistic",
     "all_reduce",
     "checked_classes",
+    "of_all_classes",
+    "require_channels",
 ]

@@ -1,6 +1,7 @@
 """Pixels that should not be there."""
 
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -9,12 +10,15 @@ from torch import Tensor
 
 from .._collectives import reduced
 from .._ops import LARGEST_INT64, LEAST_INT64, class_index, fault_columns
+from ._class_scores import DOUBTS, NOTHING, look_of_class_scores
 from ._mergeable import Mergeable
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Faults(Mergeable):
     """Labels outside the classes and pixels that are not finite, counted on the device where they were met.
+
+    Beside them, what class scores look like, which may be another thing.
 
     Nothing can raise on a GPU without waiting for it, so statistics carry their faults until somebody asks for a
     score: `check` raises then. On the CPU every `from_pixels` checks at once.
@@ -24,6 +28,7 @@ class Faults(Mergeable):
     least_bad_label: Int64[Tensor, "*batch"]
     largest_bad_label: Int64[Tensor, "*batch"]
     non_finite: Int64[Tensor, "*batch"]
+    class_scores: Int64[Tensor, "*batch"]
 
     @property
     def batch_shape(self) -> torch.Size:
@@ -33,8 +38,8 @@ class Faults(Mergeable):
     @classmethod
     def none(cls) -> "Faults":
         """No fault."""
-        zero = torch.zeros((), dtype=torch.int64)
-        return cls(zero, zero + LARGEST_INT64, zero + LEAST_INT64, zero)
+        zero = torch.zeros((), dtype=torch.int64, device="cpu")
+        return cls(zero, zero + LARGEST_INT64, zero + LEAST_INT64, zero, zero + NOTHING)
 
     @classmethod
     def from_pixels(
@@ -49,7 +54,12 @@ class Faults(Mergeable):
     @classmethod
     def from_columns(cls, columns: Int64[Tensor, "*batch 4"]) -> "Faults":
         """The faults that an op over patches gives, in the order of the fields."""
-        return cls(*columns.unbind(-1))
+        nothing = columns.new_full((), NOTHING).expand(columns.shape[:-1])
+        return cls(*(*columns.unbind(-1), nothing))
+
+    def with_class_scores(self, images: Float[Tensor, "B Z H W"]) -> "Faults":
+        """These faults, and what the class scores of the same pixels look like; waits for nothing."""
+        return replace(self, class_scores=look_of_class_scores(images).expand(self.batch_shape))
 
     def _pool(self) -> "Faults":
         return type(self)(
@@ -57,6 +67,7 @@ class Faults(Mergeable):
             self.least_bad_label.amin(0),
             self.largest_bad_label.amax(0),
             self.non_finite.sum(0),
+            self.class_scores.amax(0),
         )
 
     def all_reduce(self, group: Any = None) -> "Faults":
@@ -66,25 +77,25 @@ class Faults(Mergeable):
             reduced(self.least_bad_label, "MIN", group),
             reduced(self.largest_bad_label, "MAX", group),
             reduced(self.non_finite, "SUM", group),
+            reduced(self.class_scores, "MAX", group),
         )
 
     def nothing(self, device: torch.device) -> "Faults":
         """No fault, of these shapes."""
-        none = self.none()
-        return type(self)(
-            *(
-                value.to(device).expand(self.batch_shape).clone()
-                for value in (none.bad_labels, none.least_bad_label, none.largest_bad_label, none.non_finite)
-            )
-        )
+        return self.none()._map(lambda value: value.to(device).expand(self.batch_shape).clone())
 
     def check(self, num_classes: int, ignore_index: int) -> None:
-        """Raises if there is a fault in any entry; waits for the device.
+        """Raises if there is a fault in any entry, and warns of class scores that look wrong; waits for the device.
 
         Raises:
             ValueError: with the labels that are no class and how many pixels carry them, or with the number of pixels
                 whose features are NaN or infinite.
         """
+        self._raise(num_classes, ignore_index)
+        if (doubt := int(self.sum().class_scores)) in DOUBTS:
+            warnings.warn(DOUBTS[doubt], stacklevel=3)
+
+    def _raise(self, num_classes: int, ignore_index: int) -> None:
         total = self.sum()
         if bad := int(total.bad_labels):
             least, largest = int(total.least_bad_label), int(total.largest_bad_label)
@@ -96,9 +107,9 @@ class Faults(Mergeable):
             raise ValueError(f"features of {non_finite:,} labeled pixels are NaN or infinite")
 
     def check_on_cpu(self, num_classes: int, ignore_index: int) -> None:
-        """`check` where it costs nothing; on other devices, and in compiled code, it is left for later."""
+        """Raises as `check` where it costs nothing; on other devices, and in compiled code, it is left for later."""
         if self.bad_labels.device.type == "cpu" and not torch.compiler.is_compiling():
-            self.check(num_classes, ignore_index)
+            self._raise(num_classes, ignore_index)
 
 
 def checked_classes(

@@ -52,8 +52,9 @@ class JointMass(Statistic):
         """
         height, width = cell_size or labels.shape[1:]
         sums = patch_joint_mass(images, labels, num_classes, height, width, pools_images(pool), ignore_index, hard)
-        joint_mass = cls(sums.mass, faults=Faults.from_columns(sums.faults))
-        joint_mass.faults.check_on_cpu(num_classes, ignore_index)
+        faults = Faults.from_columns(sums.faults)
+        faults.check_on_cpu(num_classes, ignore_index)
+        joint_mass = cls(sums.mass, faults=faults if hard else faults.with_class_scores(images))
         return joint_mass if cell_size else joint_mass._of_whole_images()
 
     @classmethod

@@ -54,6 +54,25 @@ class Mergeable(Entries, ABC):
                 f"pixels are on {other.device}, those before were on {self.device}: put them on one device"
             )
 
+    def form(self) -> dict[str, str]:
+        """What statistics of pixels of one kind have in common, by name: channels, shapes, options."""
+        parts = {
+            name: list(value.shape) if isinstance(value, Tensor) else value
+            for name, value in self._items()
+            if not isinstance(value, Mergeable)
+        }
+        return {name: str(value) for name, value in ({"channels": self.channels} | parts).items()}
+
+    def promoted(self: M, other: M) -> M:
+        """This statistic in types that hold the numbers of both."""
+
+        def promoted(value: Any, other: Any) -> Any:
+            if isinstance(value, Mergeable):
+                return value.promoted(other)
+            return value.to(torch.promote_types(value.dtype, other.dtype)) if isinstance(value, Tensor) else value
+
+        return type(self)(**{name: promoted(value, getattr(other, name)) for name, value in self._items()})
+
     def __add__(self: M, other: M) -> M:
         """The statistic of the pixels of both, entry by entry of the leading dimensions."""
         return self.stack([self, other])._pool()
@@ -151,7 +170,7 @@ class Mergeable(Entries, ABC):
             if isinstance(value, Mergeable):
                 state.update({f"{name}.{inner}": tensor for inner, tensor in value.state().items()})
             else:
-                state[name] = value if isinstance(value, Tensor) else torch.tensor(value)
+                state[name] = value if isinstance(value, Tensor) else torch.tensor(value, device="cpu")
         return state
 
     @classmethod
@@ -170,7 +189,7 @@ class Mergeable(Entries, ABC):
                 values[field.name] = field.type.from_state(inner)  # type: ignore[union-attr]
             elif field.name in state:
                 value = state[field.name]
-                values[field.name] = int(value) if field.type is int else value
+                values[field.name] = field.type(value) if field.type in (int, bool) else value
         names = {name.partition(".")[0] for name in state}
         expected = {field.name for field in fields(cls)}
         if names != expected:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Float64, Int64, Integer
+from jaxtyping import Bool, Float, Float64, Int64, Integer
 from torch import Tensor
 
 from .._collectives import gathered
@@ -12,6 +12,10 @@ from .._ops import Size, patch_moments
 from ..pixels import Pool, pools_images
 from ._faults import Faults
 from ._statistic import Statistic
+
+ROUNDING = 64 * torch.finfo(torch.float64).eps
+SMALLEST = 1e-290  # below, near the smallest double of 2e-308, digits are lost
+OTHERS = 1e-9  # share of the fourth moment
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,6 +127,53 @@ class Moments(Statistic):
     def covariance(self) -> Float64[Tensor, "*batch D D"]:
         """Sample covariance, the scatter over N - 1; NaN with fewer than two pixels."""
         return self.scatter / (self.count - 1)[..., None, None]
+
+    @property
+    def spread(self) -> Float64[Tensor, "*batch D"]:
+        """√Σ(x - mean)² of each channel; 0 where nothing or rounding alone is left of it.
+
+        The origin is a pixel, so that no sum around it is more than N + 1 times the one around the mean.
+        """
+        around_origin = self.offset_gram.diagonal(dim1=-2, dim2=-1)
+        count = self.count.clamp(min=1).unsqueeze(-1)
+        around_mean = around_origin - self.offset_class_sum.sum(-2).square() / count
+        is_number = (around_mean > ROUNDING * around_origin) & (around_mean > SMALLEST)
+        return around_mean.where(is_number, 0).sqrt()
+
+    @property
+    def mean_square(self) -> Float64[Tensor, "*batch D"]:
+        """Σx² / N of each channel; NaN without a pixel."""
+        return self.mean.square() + self.spread.square() / self.count.unsqueeze(-1)
+
+    def vanishing(self, *, power: int = 2, together: bool = False) -> str | None:
+        """What to say of features that vary by so little that their squares, or fourth powers, vanish; None of others.
+
+        Args:
+            power: 2 or 4.
+            together: whether all channels must be so small, or any.
+        """
+        square = self.offset_gram.diagonal(dim1=-2, dim2=-1)
+        varies = (square > 0) | (self.offset_class_sum != 0).any(-2)
+        if together:
+            square, varies = square.sum(-1, keepdim=True), varies.any(-1, keepdim=True)
+        vanishes = (varies & (square < SMALLEST ** (2 / power))).nonzero()
+        if not len(vanishes):
+            return None
+        which = "every channel varies" if together else f"channel {int(vanishes[0, -1])} varies"
+        return (
+            f"{which} by less than {SMALLEST ** (1 / power):.0e}, and double precision has no digits for such numbers"
+            f" to the power of {power}: the score is as if it were constant; multiply the features"
+        )
+
+    @property
+    def is_of_one_pixel(self) -> Bool[Tensor, "*batch"]:
+        """Where one pixel lies so far out that double precision sees no other beside it.
+
+        Σ‖x - mean‖⁴ is largest for its square where all others coincide.
+        """
+        count = self.count.clamp(min=2).to(torch.float64)
+        most = (count.square() - 3 * count + 3) / (count * (count - 1)) * self.spread.square().sum(-1).square()
+        return (most > 0) & (self.centered.offset_fourth_moment >= (1 - OTHERS) * most)
 
     @property
     def centered(self) -> "Moments":

@@ -1,4 +1,4 @@
-"""A bounded uniform sample of pixels."""
+"""A bounded random sample of pixels."""
 
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -16,15 +16,20 @@ from ._statistic import NOT_DRAWN, Statistic
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PixelSample(Statistic):
-    """The n eligible pixels of smallest key: a uniform sample without replacement, whatever the order of the pixels.
+    """The n eligible pixels whose turn comes first: drawn without replacement, whatever the order of the pixels.
 
-    Merging keeps the n smallest keys of the union, so the sample of two halves is the sample of the whole. Pixels are
-    sorted by key, in as many places as there were pixels, at most n; places that none of them fills hold label -1.
+    The turn is by a random key, and so the sample uniform; or, with `per_class`, by the place of the key among those of
+    its class, so that the classes take turns: equally many pixels of each, and more of the others where one has fewer.
+
+    Merging keeps the n first turns of the union, so the sample of two halves is the sample of the whole: a pixel's turn
+    comes no later among fewer pixels, and of those that go before it none is missing. Pixels are sorted by turn, in as
+    many places as there were pixels, at most n; places that none of them fills hold label -1.
     """
 
     draws: ClassVar[bool] = True
 
     size: int  # n
+    per_class: bool
     key: Int64[Tensor, "*batch places"]
     features: Float[Tensor, "*batch places D"]
     labels: Int64[Tensor, "*batch places"]
@@ -38,8 +43,9 @@ class PixelSample(Statistic):
         *,
         num_classes: int,
         size: int | None = None,
+        per_class: bool = False,
         ignore_index: int = 255,
-        eligible: Bool[Tensor, "*groups B H W"] | None = None,
+        eligible: Bool[Tensor, "B H W"] | None = None,
         num_repeats: int = 1,
         seed: int = 0,
         stream: int = 0,
@@ -52,15 +58,16 @@ class PixelSample(Statistic):
             labels: `[B, H, W]`.
             num_classes: K.
             size: n, how many pixels to keep; all by default.
+            per_class: whether n is shared equally among the classes that are present.
             ignore_index: label of the pixels to leave out.
-            eligible: which pixels may be drawn; all labeled ones by default. Leading dimensions make a sample each.
+            eligible: which pixels may be drawn; all labeled ones by default.
             num_repeats: R, how many independent samples to draw.
             seed: of the whole draw.
             stream: number of the file or of the process that the pixels come from.
             offset: number of pixels of this stream that came before.
 
         Returns:
-            Samples with leading dimensions `[R, *groups]`.
+            Samples with a leading dimension `[R]`.
 
         Raises:
             ValueError: as `Moments.from_images`, or a size or number of repeats below 1.
@@ -77,33 +84,35 @@ class PixelSample(Statistic):
         if size < 1 or num_repeats < 1:
             raise ValueError(f"a sample needs at least 1 pixel and 1 repeat, not {size} and {num_repeats}")
         index, bad = class_index(labels, num_classes, ignore_index)
-        may_be_drawn = (index >= 0) if eligible is None else eligible & (index >= 0)
-        may_be_drawn = may_be_drawn.flatten(-3)  # [*groups, pixels]
+        classes = (index if eligible is None else index.where(eligible, NOT_DRAWN)).flatten()
+        may_be_drawn = classes != NOT_DRAWN
         kept = min(size, labels.numel())
-        drawn = [  # a repeat at a time, because keys of all groups and repeats at once would take much memory
-            torch.where(may_be_drawn, keys, LARGEST_KEY).topk(kept, largest=False, sorted=True)
-            for keys in pixel_keys(
-                labels.numel(), seed=seed, num_repeats=num_repeats, stream=stream, offset=offset, device=labels.device
-            )
-        ]
+        drawn = []  # a repeat at a time, which takes less memory
+        for every_key in pixel_keys(
+            labels.numel(), seed=seed, num_repeats=num_repeats, stream=stream, offset=offset, device=labels.device
+        ):
+            key = every_key.masked_fill(~may_be_drawn, LARGEST_KEY)
+            pixel = _turns(key, classes, per_class).topk(kept, largest=False, sorted=True).indices
+            drawn.append((key[pixel], pixel))
         key, pixel = (torch.stack(part) for part in zip(*drawn, strict=True))
         is_drawn = key < LARGEST_KEY
         height, width = labels.shape[1:]
         values = images[pixel // (height * width), :, pixel // width % height, pixel % width]
         label_faults = Faults.from_pixels(labels.flatten(), bad.flatten(), torch.zeros_like(bad).flatten())
-        # All samples look at the same labels: bad ones count once, in the first.
-        first = torch.arange(key[..., 0].numel(), device=key.device).reshape(key.shape[:-1]) == 0
+        first = torch.arange(num_repeats, device=key.device) == 0  # bad labels count once, though all samples see them
         sample = cls(
             size,
+            per_class,
             key,
             values.masked_fill(~is_drawn.unsqueeze(-1), 0),
-            index.flatten()[pixel].masked_fill(~is_drawn, NOT_DRAWN),
-            may_be_drawn.sum(-1).expand(key.shape[:-1]),
+            classes[pixel],
+            may_be_drawn.sum().repeat(num_repeats),
             faults=Faults(
                 label_faults.bad_labels * first,
                 label_faults.least_bad_label.where(first, LARGEST_INT64),
                 label_faults.largest_bad_label.where(first, LEAST_INT64),
                 (~values.isfinite().all(-1) & is_drawn).sum(-1),
+                label_faults.class_scores * first,
             ),
         )
         sample.faults.check_on_cpu(num_classes, ignore_index)
@@ -144,35 +153,23 @@ class PixelSample(Statistic):
         non_finite = (~features.isfinite().all(-1) & (self.labels != NOT_DRAWN)).sum(-1)
         return replace(self, features=features, faults=replace(self.faults, non_finite=non_finite))
 
-    def join_groups(self) -> "PixelSample":
-        """Samples `[R, ...]` as R samples `[R]` that hold the pixels of all groups, one group after the other."""
-        groups = self.batch_shape[1:]
-        return type(self)(
-            self.size * groups.numel(),
-            self.key.flatten(1),
-            self.features.flatten(1, -2),
-            self.labels.flatten(1),
-            self.population.flatten(1).sum(1) if groups else self.population,
-            faults=self.faults.sum(*range(1, len(self.batch_shape))) if groups else self.faults,
-        )
-
     def as_images(self) -> tuple[Float[Tensor, "R D 1 places"], Int64[Tensor, "R 1 places"]]:
         """R samples as R images of one row, whose missing pixels are labeled `NOT_DRAWN`."""
         return self.features.mT.unsqueeze(2), self.labels.unsqueeze(1)
 
     def __add__(self, other: "PixelSample") -> "PixelSample":
-        """The n pixels of smallest key of both."""
+        """The n pixels of both whose turn comes first."""
         dim = len(self.batch_shape)
         places = [torch.cat(pair, dim) for pair in zip(self._places(), other._places(), strict=True)]
-        return self._smallest(places, self.population + other.population, self.faults + other.faults)
+        return self._first(places, self.population + other.population, self.faults + other.faults)
 
     def _pool(self) -> "PixelSample":
         dim = len(self.batch_shape)
         places = [tensor.movedim(0, dim - 1).flatten(dim - 1, dim) for tensor in self._places()]
-        return self._smallest(places, self.population.sum(0), self.faults._pool())
+        return self._first(places, self.population.sum(0), self.faults._pool())
 
     def all_reduce(self, group: Any = None) -> "PixelSample":
-        """The n pixels of smallest key of all ranks, whose samples are gathered."""
+        """The n pixels of all ranks whose turn comes first; their samples are gathered."""
         places = torch.tensor(self.key.shape[-1], device=self.device)
         return self._padded(int(reduced(places, "MAX", group)))._map(lambda tensor: gathered(tensor, group))._pool()
 
@@ -195,16 +192,37 @@ class PixelSample(Statistic):
     def _places(self) -> tuple[Tensor, Tensor, Tensor]:
         return self.key, self.features, self.labels
 
-    def _smallest(self, places: list[Tensor], population: Tensor, faults: Faults) -> "PixelSample":
+    def _first(self, places: list[Tensor], population: Tensor, faults: Faults) -> "PixelSample":
         key, features, labels = places
-        place = key.argsort(stable=True)[..., : self.size]  # the stable sort is the faster on runs that are sorted
+        turn = _turns(key, labels, self.per_class)
+        place = turn.argsort(stable=True)[..., : self.size]  # the stable sort is the faster on runs that are sorted
         samples = torch.arange(population.numel(), device=key.device).reshape(*population.shape, 1)
         rows = place + samples * key.shape[-1]
         return type(self)(
             self.size,
+            self.per_class,
             key.gather(-1, place),
             features.flatten(0, -2).index_select(0, rows.flatten()).unflatten(0, rows.shape),
             labels.gather(-1, place),
             population,
             faults=faults,
         )
+
+
+def _turns(
+    key: Int64[Tensor, "*batch pixels"], labels: Int64[Tensor, "*batch pixels"], per_class: bool
+) -> Int64[Tensor, "*batch pixels"]:
+    """When the turn of each pixel comes: by its key, or by the place of its key within its class and then by its key.
+
+    Turns of pixels that are labeled `NOT_DRAWN` come last.
+    """
+    if not per_class:
+        return key
+    by_key = key.argsort(stable=True)
+    classes, by_class = labels.gather(-1, by_key).sort(stable=True)  # the classes one after the other, each by key
+    place = torch.arange(key.shape[-1], device=key.device)
+    starts = classes != classes.roll(1, -1)
+    starts[..., :1] = True
+    turn = place - place.where(starts, 0).cummax(-1).values  # within the class
+    turn = (turn * key.shape[-1] + by_class).masked_fill(classes == NOT_DRAWN, LARGEST_KEY)
+    return torch.empty_like(turn).scatter(-1, by_key.gather(-1, by_class), turn)

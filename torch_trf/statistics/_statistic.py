@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ._pixel_sample import PixelSample
 
 S = TypeVar("S", bound="Statistic")
+MOST_NUMBERS = 2**27  # that classes may add to an entry, 1 GiB
 NOT_DRAWN = -1  # label of the places of a sample that no pixel fills
 
 
@@ -127,9 +128,20 @@ class Statistic(Mergeable):
     def numbers(cls, channels: int, num_classes: int, pixels: int) -> int:
         """How many numbers an entry of so many pixels holds."""
 
-    def join_groups(self: S) -> S:
-        """Without leading dimensions that are groups of one sample; a statistic that is no sample has none."""
-        return self
+    @classmethod
+    def require_fits(cls, channels: int, num_classes: int) -> None:
+        """Raises where an entry would hold too many numbers because there are so many classes.
+
+        Raises:
+            ValueError: with the numbers of classes and channels.
+        """
+        numbers = cls.numbers(channels, num_classes, 1) - cls.numbers(channels, 1, 1)
+        if numbers > MOST_NUMBERS:
+            raise ValueError(
+                f"{num_classes:,} classes (labels up to {num_classes - 1}) against {channels:,} channels or source"
+                f" classes take {numbers / 2**27:.1f} GiB, 1 is the most: give fewer classes, or ignore_index where the"
+                " largest labels are none"
+            )
 
     def add(self: S, tensor: Float[Tensor, "..."], labels: Integer[Tensor, "..."], **options: Any) -> S:
         """This statistic with further pixels in it: `self + from_pixels(...)`, with the arguments of `from_pixels`."""
