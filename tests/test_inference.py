@@ -30,6 +30,7 @@ IMAGES = torch.rand(9, 3, 4, 4, generator=torch.Generator().manual_seed(0))
         ({"precision": "float8"}, "precision: 'float8' is none of float32, bfloat16, float16"),
         ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
         ({"num_workers": -1}, "num_workers must be at least 0, not -1"),
+        ({"num_workers": 10_000}, r"num_workers=10000: at most \d+ processes on this machine"),
     ],
 )
 @pytest.mark.usefixtures("annotations_unchecked")

@@ -259,7 +259,7 @@ def test_tokens_of_patches_that_leave_a_rest_are_not_folded_at_a_stride_that_lea
     assert fold_tokens(torch.zeros(1, count, 3, device=device), image_size).shape == (1, 3, *grid)
 
 
-@pytest.mark.parametrize(("count", "image_size"), [(35, (90, 120)), (17, (100, 120)), (13, (100, 150))])
+@pytest.mark.parametrize(("count", "image_size"), [(8, (60, 100)), (18, (50, 90)), (9, (36, 60))])
 def test_tokens_that_fit_several_grids_are_an_error(count, image_size, device):
     with pytest.raises(ValueError, match=f"{count} tokens fit several grids over {image_size[0]} x {image_size[1]}"):
         fold_tokens(torch.zeros(1, count, 3, device=device), image_size)
@@ -270,6 +270,15 @@ def test_tokens_meet_the_labels_of_their_patch(device):
     tokens = torch.nn.functional.pad(blocks.reshape(1, -1, 1).float(), (0, 0, 1, 0), value=-1)
     pixels = on_one_grid(tokens, blocks.repeat_interleave(16, 1).repeat_interleave(16, 2))
     assert torch.equal(pixels.features[:, 0], pixels.labels.float())
+
+
+@pytest.mark.parametrize(
+    ("count", "image_size"),
+    [(100, (128, 128)), (100, (480, 640)), (100, (640, 640)), (100, (96, 96))],
+)
+def test_queries_are_no_image(count, image_size, device):
+    with pytest.raises(ValueError, match=f"{count} tokens fit no grid over .*queries and masked tokens are no image"):
+        fold_tokens(torch.zeros(1, count, 3, device=device), image_size)
 
 
 @pytest.mark.parametrize("count", [0, 165, 195, 600])

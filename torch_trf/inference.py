@@ -1,8 +1,9 @@
 """How models are run: where, in which precision, and over how many images at once."""
 
+import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from ._checks import require_at_least, require_choice
 
 Precision = Literal["float32", "bfloat16", "float16"]
+MOST_WORKERS = max(64, 4 * (os.cpu_count() or 1))  # to make more of them takes longer than they save
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +25,7 @@ class Inference:
         device: where; each model is moved there. Where its parameters are by default.
         precision: of the forward passes; other than float32 by autocast.
         batch_size: images at once; halved where memory does not suffice.
-        num_workers: processes that decode images; none but this one with 0.
+        num_workers: processes that decode images, at most 64, or 4 for each CPU; none but this one with 0.
         progress: whether to show progress bars.
 
     Raises:
@@ -45,6 +47,8 @@ class Inference:
         require_choice("precision", self.precision, Precision)
         require_at_least(1, batch_size=self.batch_size)
         require_at_least(0, num_workers=self.num_workers)
+        if self.num_workers > MOST_WORKERS:
+            raise ValueError(f"num_workers={self.num_workers}: at most {MOST_WORKERS} processes on this machine")
 
     def place(self, model: nn.Module) -> torch.device:
         """Moves a model to where it is run, and tells where that is."""
@@ -81,11 +85,14 @@ class ForwardPasses:
         self.seconds = 0.0
         self._most: int | None = None  # images for which memory suffices, as far as is known
 
-    def __call__(self, images: Shaped[Tensor, "B C H W"]) -> Iterator[slice]:
+    def __call__(
+        self, images: Shaped[Tensor, "B C H W"], before: Callable[[], None] = lambda: None
+    ) -> Iterator[slice]:
         """Runs the model over a batch, and says after each pass which of its images that was.
 
         Args:
             images: on whatever device.
+            before: what to do before each pass, also before one for which memory may not suffice.
 
         Raises:
             RuntimeError: the model's, also where memory does not suffice for one image.
@@ -93,6 +100,7 @@ class ForwardPasses:
         first = 0
         while first < len(images):
             part = slice(first, min(first + (self._most or len(images)), len(images)))
+            before()
             if self._fits(images[part]):
                 yield part
                 first = part.stop

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, distributed, nn
-from torchvision.models import VisionTransformer
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
+from torchvision.models import ConvNeXt, SwinTransformer, VisionTransformer
+from torchvision.models.convnext import CNBlockConfig
 from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
 import torch_trf
@@ -135,6 +137,8 @@ class Answer(nn.Module):
         (lambda x: Output(None, x + 1, x), ":hidden"),
         (lambda x: ModelOutput(attentions=(x + 1,), last_hidden_state=x), ""),
         (lambda x: ModelOutput(hidden_states=(x + 1,), pooler_output=x), ""),
+        (lambda x: ModelOutput(feature_maps=(x + 1, x)), ":feature_maps:1"),
+        (lambda x: ({"low": x}, [x + 1]), ":0:low"),
     ],
 )
 def test_the_tensor_that_is_meant_is_taken_of_an_output(make, key, images):
@@ -150,7 +154,9 @@ def test_the_tensor_that_is_meant_is_taken_of_an_output(make, key, images):
         (lambda x: {"high": x, "low": x}, "", "layer 'part' gives a dict with the tensors 'high', 'low': choose one"),
         (lambda x: (x, x), "", "a tuple with the tensors '0', '1'"),
         (lambda x: Output(x, x, x), ":loos", "layer 'part:loos' gives a Output with the tensors 'loss', 'logits', "),
-        (lambda x: ModelOutput(hidden_states=(x,)), "", "layer 'part' gives no tensor"),
+        (lambda x: ModelOutput(maps=(x, x)), "", "gives a ModelOutput with the tensors 'maps:0', 'maps:1': choose one"),
+        (lambda x: ModelOutput(maps=(x, x)), ":maps", "with the tensors 'maps:0', 'maps:1': choose one"),
+        (lambda x: ModelOutput(loss=None), "", "layer 'part' gives no tensor"),
         (lambda x: x, ":out", "layer 'part:out' gives a Tensor"),
     ],
 )
@@ -190,7 +196,94 @@ def test_the_last_call_of_a_layer_counts(images):
     model = nn.Sequential(layer, nn.ReLU(), layer)
     with tap(model, layer) as features:
         output = model(images)
-        assert torch.equal(features.take(layer), output)
+        with pytest.warns(UserWarning, match="the layer Conv2d ran more than once since its features were last taken"):
+            assert torch.equal(features.take(layer), output)
+        model(images)
+        features.take(layer)  # said once
+
+
+def test_labels_of_one_of_several_passes_are_told(model, images, labels):
+    metric = score()
+    with metric.attach(model, "backbone", "head") as live:
+        model(images)
+        live.update(labels)
+        model(images)
+        model(images)
+        with pytest.warns(UserWarning, match="layer '(backbone|head)' ran more than once since") as warned:
+            live.update(labels)
+        assert len(warned) == 2
+
+
+def test_what_is_forgotten_is_not_taken(model, images):
+    with tap(model, "head") as features:
+        model(images)
+        features.forget()
+        output = model(images)
+        assert torch.equal(features.take("head"), output)
+
+
+class Checkpointed(nn.Module):
+    """Its part runs again in the backward pass."""
+
+    def __init__(self, part, use_reentrant):
+        super().__init__()
+        self.part, self.use_reentrant = part, use_reentrant
+
+    def forward(self, x):
+        return torch.utils.checkpoint.checkpoint(self.part, x, use_reentrant=self.use_reentrant)
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+@pytest.mark.parametrize("takes_after", [False, True])
+def test_what_a_layer_computes_again_in_the_backward_pass_does_not_count(use_reentrant, takes_after, model, images):
+    checkpointed, taken = Checkpointed(model, use_reentrant), []
+    with tap(checkpointed, "part.head") as features:
+        for scale in (1, 2):
+            output = checkpointed((scale * images).requires_grad_())
+            if not takes_after:
+                taken.append(features.take("part.head"))
+            output.square().sum().backward()
+            if takes_after:
+                taken.append(features.take("part.head"))
+            assert torch.equal(taken[-1], output)
+
+
+def test_a_layer_has_every_name_that_leads_to_it(model, images):
+    model.encoder = model.backbone
+    with tap(model, "backbone.0", "encoder.0", "encoder") as features:
+        model[:2](images)
+        assert torch.equal(features.take("encoder.0"), features.take("backbone.0"))
+
+
+def test_names_are_those_of_the_layers_inside_of_activation_checkpointing(model, images):
+    apply_activation_checkpointing(model, check_fn=lambda module: module is model.backbone)
+    with tap(model, "backbone.1", "backbone") as features:
+        model.eval()(images)
+        assert features.take("backbone.1").shape == features.take("backbone").shape
+
+
+@pytest.mark.parametrize(("size", "is_on_grid"), [(32, True), (64, False)])
+def test_a_layer_of_a_swin_transformer_is_told(size, is_on_grid, device):
+    """Of images of 32 x 32 pixels it gives [B, 8, 8, 8], which may be read one way or the other."""
+    torch.manual_seed(0)
+    model = SwinTransformer([4, 4], 8, [1, 1], [2, 2], [4, 4]).to(device).eval()
+    images = torch.rand(1, 3, size, size, device=device)
+    labels = torch.zeros(1, size, size, dtype=torch.int64, device=device)
+    metric = TransferabilityScore("logme", num_classes=K)
+    with metric.attach(model, "features.1") as live:
+        model(images)
+        said = pytest.warns(UserWarning, match=r"gives \[1, .*, 8\], and its last part is a Linear over 8 channels")
+        off_grid = nullcontext() if is_on_grid else pytest.raises(ValueError, match="cannot be brought onto one grid")
+        with said, off_grid:
+            live.update(labels)
+
+
+@pytest.mark.parametrize("layer", ["features.1", "features.1.0.block.0"])
+def test_a_layer_of_a_convnext_is_as_it_seems(layer, device):
+    model = ConvNeXt([CNBlockConfig(8, None, 2)]).to(device).eval()
+    with tap(model, layer) as features:
+        model(torch.rand(1, 3, 32, 32, device=device))
+        assert features.take(layer).shape == (1, 8, 8, 8)
 
 
 @pytest.mark.parametrize("where", ["model", "block"])
@@ -487,8 +580,9 @@ def test_a_layer_that_is_named_twice_is_caught_once(model, images, labels):
 def test_a_copy_of_the_model_is_not_tapped(model, images, copied):
     with tap(model, "backbone") as features:
         other = copied(model)
-        model(images)
         expected = model.backbone(images)
+        features.forget()
+        model(images)
         other(torch.zeros_like(images))
         assert torch.equal(features.take("backbone"), expected)
         other(images)

@@ -63,6 +63,13 @@ class Model(nn.Module):
         return self.head(self.mix(images)[..., :: self.stride, :: self.stride])
 
 
+class Probabilities(Model):
+    """Gives probabilities as its own output."""
+
+    def forward(self, images):
+        return super().forward(images).softmax(1)
+
+
 class Image(nn.Module):
     """Gives its image."""
 

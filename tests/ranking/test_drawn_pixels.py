@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torch_trf import Sampling, Scorer
-from torch_trf.datasets import LabeledImage
+from torch_trf.datasets import LabeledImage, LabeledImages
 from torch_trf.pixels import Pixels, on_one_grid
 from torch_trf.ranking._drawn_pixels import DrawnImage, DrawnPixels
 
@@ -30,7 +30,11 @@ def make_scorer(**options):
 
 
 def scenes(**options):
-    return [LabeledImage(index, *pair) for index, pair in enumerate(Scenes(**options).pairs)]
+    return read(Scenes(**options).pairs)
+
+
+def read(pairs):
+    return list(LabeledImages(dataset=pairs, num_classes=K))
 
 
 def draw(images, **options):
@@ -146,16 +150,15 @@ def test_no_labeled_pixel_is_an_error(strategy):
 
 
 def changed_image():
-    images = scenes()
-    images[1].image[0, 0, 0] += 1e-9
-    return images
+    pairs = Scenes().pairs
+    pairs[1][0][0, 0, 0] += 1e-9
+    return read(pairs)
 
 
 def changed_label():
-    images = scenes()
-    images[1].labels[0, 0] = 255 - images[1].labels[0, 0]
-    images[1].labels.clamp_(max=255)
-    return images
+    pairs = Scenes().pairs
+    pairs[1][1][0, 0] = 0  # which was ignored
+    return read(pairs)
 
 
 @pytest.mark.parametrize(

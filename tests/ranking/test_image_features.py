@@ -12,6 +12,8 @@ from torch_trf.ranking._image_features import image_features
 from . import helpers
 from .helpers import ChannelsLast, Model, Scenes
 
+PROBES = [2, 2]  # of the first image, three probes in passes of two
+
 
 @pytest.fixture(autouse=True)
 def passes(monkeypatch):
@@ -46,13 +48,13 @@ def test_layers_give_features_of_every_image():
 def test_images_of_one_size_share_a_pass():
     one, two = (8, 8), (4, 8)
     run(Model(), make_images(count=5, sizes=(one,)), "mix")
-    assert helpers.PASSES == [2, 2, 1]
+    assert [2, *PROBES, 2, 1] == helpers.PASSES
     helpers.PASSES.clear()
     run(Model(), make_images(count=6, sizes=(one, one, two)), "mix", batch_size=3)
-    assert helpers.PASSES == [2, 1, 2, 1]
+    assert [2, *PROBES, 1, 2, 1] == helpers.PASSES
     helpers.PASSES.clear()
     run(Model(), make_images(count=6, sizes=(one, two), transform=v2.Resize([8, 8])), "mix", batch_size=3)
-    assert helpers.PASSES == [3, 3]
+    assert helpers.PASSES == [3, 3, 3]
 
 
 def test_reads_only_what_it_is_asked_for():
@@ -90,7 +92,7 @@ def test_halves_the_batch_where_memory_does_not_suffice(error):
         "memory does not suffice for 9 images at once: going on with 4",
         "memory does not suffice for 4 images at once: going on with 2",
     ]
-    assert helpers.PASSES == [2, 2, 2, 2, 1, 2, 1]  # 9 images are read at once still
+    assert [2, *PROBES, 2, 2, 2, 1, 2, 1] == helpers.PASSES  # 9 images are read at once still
     assert [image.index for image, _ in outputs] == [image.index for image, _ in expected]
     for (_, features), (_, others) in zip(outputs, expected, strict=True):
         torch.testing.assert_close(features["mix"], others["mix"])
@@ -118,7 +120,7 @@ def test_features_of_a_failed_pass_are_not_kept():
     model.mix.register_forward_hook(lambda module, arguments, output: held.append(len(output)))
     with pytest.warns(UserWarning, match="going on with 1"):
         outputs = run(model, make_images(sizes=((8, 8),)), "mix", "")
-    assert held == [2, 1, 1, 1, 1, 1]
+    assert held == [2, 1, 1, 1, 1, 1, 1, 1, 1]
     assert len(outputs) == 5
 
 

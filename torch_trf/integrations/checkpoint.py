@@ -14,7 +14,8 @@ from ..pixels import GridName, Pixels, class_scores, on_one_grid
 from ..sampling import Sampling
 from ..score import Score, Scorer
 from ..transport import SolverLike
-from .hooks import FeatureTap, Layer, tap
+from .hooks import Layer, tap
+from .outputs import LayerOutputs
 
 Loader = Iterable[Sequence[Tensor]]
 
@@ -40,7 +41,8 @@ def score_checkpoint(
 ) -> dict[str, Score]:
     """Runs a model once over a data set and scores the features that it gives on the way; they never leave its device.
 
-    The model is put into evaluation mode and gets its own mode back, also after an error.
+    The model is put into evaluation mode and gets its own mode back, also after an error. After the first batch it sees
+    the first image again, which may warn of layers that do not give what it seems (`outputs.LayerOutputs`).
 
     Args:
         model: any module that takes a batch of images.
@@ -96,7 +98,8 @@ def score_checkpoint(
     with tap(model, *layers) as features, _evaluating(model):
 
         def live(batches: Loader) -> _LivePixels:
-            return _LivePixels(passes, batches, features, layer, layer_of_logits, grid)
+            outputs = LayerOutputs(passes, features, tuple(layers))
+            return _LivePixels(outputs, batches, layer, layer_of_logits, grid)
 
         return scorer(live(loader), source=None if source is None else live(source))
 
@@ -105,9 +108,8 @@ def score_checkpoint(
 class _LivePixels(Iterator[Pixels]):
     """Pixels as the model gives them, batch by batch, once."""
 
-    passes: ForwardPasses
+    outputs: LayerOutputs[Layer]
     loader: Loader
-    features: FeatureTap
     layer: Layer
     layer_of_logits: Layer | None
     grid: GridName
@@ -128,12 +130,10 @@ class _LivePixels(Iterator[Pixels]):
             if not isinstance(batch, Sequence) or len(batch) < 2:
                 raise ValueError(f"a batch is {type(batch).__name__}, expected (images, labels)")
             images, labels = batch[:2]
-            for part in self.passes(images):
-                features = self.features.take(self.layer)
-                logits: Tensor | None = features
-                if self.layer_of_logits != self.layer:
-                    logits = None if self.layer_of_logits is None else self.features.take(self.layer_of_logits)
-                here = labels[part].to(self.passes.device, non_blocking=True)
+            for part, outputs in self.outputs(images):
+                features = outputs[self.layer]
+                logits = None if self.layer_of_logits is None else outputs[self.layer_of_logits]
+                here = labels[part].to(self.outputs.passes.device, non_blocking=True)
                 pixels = on_one_grid(features, here, logits, grid=self.grid, stream=rank(), offset=offset)
                 offset += pixels.labels.numel()
                 yield pixels

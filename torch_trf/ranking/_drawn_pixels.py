@@ -17,12 +17,19 @@ from ..statistics import PixelSample, Running
 
 @dataclass(frozen=True, slots=True)
 class DrawnImage:
-    """What is drawn from one image: pixels, with their places as features; and what tells it from any other."""
+    """What is drawn from one image: pixels, with their places as features; what tells it from any other; its labels.
+
+    Attributes:
+        index: its place in the data set.
+        sample: the pixels.
+        digest: as of `LabeledImage`.
+        label_counts: how many pixels there are of every label; the last one is `IGNORED`.
+    """
 
     index: int
     sample: PixelSample
     digest: str
-    num_classes: int
+    label_counts: Int64[Tensor, "256"]
 
     @classmethod
     def from_labels(cls, image: LabeledImage, *, sampling: Sampling, num_classes: int) -> "DrawnImage":
@@ -30,8 +37,7 @@ class DrawnImage:
         places = _places(image)
         pixels = Pixels(places, image.labels.unsqueeze(0), stream=image.index)
         sample = sampling.draw(places, pixels, num_classes=num_classes, ignore_index=IGNORED)
-        present = image.labels[image.labels != IGNORED].bincount().count_nonzero()
-        return cls(image.index, sample, digest([*of_tensor(image.image), *of_tensor(image.labels)]), int(present))
+        return cls(image.index, sample, image.digest, image.labels.flatten().bincount(minlength=IGNORED + 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +49,15 @@ class DrawnPixels:
             width at which it lies.
         fingerprint: tells these pixels of these images from any others.
         shown: the image that shows most classes, the first of several.
+        digests: of every image.
+        label_counts: of all images, as of `DrawnImage`.
     """
 
     sample: PixelSample
     fingerprint: str
     shown: int
+    digests: dict[int, str]
+    label_counts: Int64[Tensor, "256"]
 
     @classmethod
     def from_images(cls, images: Iterable[DrawnImage]) -> "DrawnPixels":
@@ -62,15 +72,18 @@ class DrawnPixels:
         running = Running()
         digests: dict[int, str] = {}
         classes: dict[int, int] = {}
+        label_counts = torch.zeros(IGNORED + 1, dtype=torch.int64)
         for each in images:
             running += each.sample
-            digests[each.index], classes[each.index] = each.digest, each.num_classes
+            digests[each.index], classes[each.index] = each.digest, int(each.label_counts[:IGNORED].count_nonzero())
+            label_counts += each.label_counts
         sample = cast(PixelSample, running.total)
         if not sample.count.any():
             raise ValueError("no labeled pixel in the data set: every label is ignore_index, or none may be drawn")
         everything = [f"{index} {digests[index]}".encode() for index in sorted(digests)]
         everything += [part for tensor in sample.state().values() for part in of_tensor(tensor)]
-        return cls(sample, digest(everything), max(sorted(classes), key=classes.__getitem__))
+        shown = max(sorted(classes), key=classes.__getitem__)
+        return cls(sample, digest(everything), shown, digests, label_counts)
 
     def of_images(self) -> dict[int, Int64[Tensor, "pixels"]]:
         """Of every image that has pixels here, which of all pixels they are; images in order."""

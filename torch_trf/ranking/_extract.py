@@ -1,6 +1,7 @@
 """Features of one model on a data set, as files."""
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
@@ -13,11 +14,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .._checks import require_choice
-from .._files import PathLike, write_bytes, write_json
-from ..datasets import LabeledData, LabeledImage
+from .._errors import in_a_line
+from .._files import PathLike, only_writer, write_bytes, write_json
+from ..datasets import IGNORED, LabeledData, LabeledImage
+from ..features import MANIFEST
 from ..inference import ForwardPasses, Inference
 from ..pixels import bilinear, nearest, size_of
 from ._candidate import Candidate
+from ._doubts import doubts
+from ._first_images import check_transform, first_images, require_same
 from ._image_features import image_features
 from ._store import Settings, differences, plain
 
@@ -35,8 +40,9 @@ def extract(
     """Writes the features of a model on a data set in the layout that `FeatureFolder` reads.
 
     `final/<k>.npy` `[D, H, W]` on the grid of the features, `label/<k>.npy` `[H, W]` read nearest to the center of each
-    feature (255 is ignored), and, of a candidate with class scores, `logits/<k>.npy` `[Z, H, W]`. Images of which all
-    files are there are not computed again.
+    feature (255 is ignored), and, of a candidate with class scores, `logits/<k>.npy` `[Z, H, W]`. Batches of which all
+    files are there are not computed again, so an extraction that was interrupted goes on where it ended. `extract.json`
+    tells of how many images the folder is to be: `FeatureFolder` reads none where some are missing.
 
     Args:
         candidate: the model, and its layers.
@@ -58,7 +64,8 @@ def extract(
     layers = {"final": candidate.layer}
     if candidate.logits_layer is not None:
         layers["logits"] = candidate.logits_layer
-    images = data.make(candidate.make_transform())
+    transform = candidate.make_transform()
+    images = data.make(transform)
     passes = ForwardPasses(candidate.make(), inference)
     settings = {
         "candidate": candidate.settings,
@@ -67,14 +74,29 @@ def extract(
         "dtype": dtype,
         "images": getattr(images.dataset, "files", len(images)),
     }
-    _write_settings(folder, plain(settings))
     names = ("label", *layers)
-    for name in names:
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    missing = [k for k in range(len(images)) if not all((folder / name / f"{k}.npy").exists() for name in names)]
-    for image, features in image_features(passes, tuple(dict.fromkeys(layers.values())), images, missing, "images"):
-        for name, array in _arrays(image, features, layers, dtype).items():
-            write_bytes(folder / name / f"{image.index}.npy", partial(np.save, arr=array))
+    size = inference.batch_size
+    with only_writer(folder):
+        _write_settings(folder, plain(settings))
+        for name in names:
+            (folder / name).mkdir(exist_ok=True)
+        there = [all((folder / name / f"{k}.npy").is_file() for name in names) for k in range(len(images))]
+        # Whole batches, because an image alone does not give quite the numbers that it gives among others.
+        batches = [range(len(images))[first : first + size] for first in range(0, len(images), size)]
+        missing = [k for batch in batches for k in batch if not all(there[k] for k in batch)]
+        first = first_images(images, missing, {})
+        check_transform(candidate, transform, first)
+        digests = {image.index: image.digest for image in first}
+        label_counts = torch.zeros(IGNORED + 1, dtype=torch.int64)
+        for image, features in image_features(passes, tuple(dict.fromkeys(layers.values())), images, missing, "images"):
+            require_same(image, digests)
+            digests[image.index] = image.digest
+            label_counts += image.labels.flatten().bincount(minlength=len(label_counts))
+            for name, array in _arrays(image, features, layers, dtype).items():
+                write_bytes(folder / name / f"{image.index}.npy", partial(np.save, arr=array))
+    if len(missing) == len(images):
+        for doubt in doubts(label_counts, digests, data.ignore_index):
+            warnings.warn(doubt, stacklevel=2)
     return len(missing), len(images) - len(missing)
 
 
@@ -94,10 +116,13 @@ def _arrays(
 
 def _write_settings(folder: Path, settings: Settings) -> None:
     """Writes the settings into the folder, where there must be no features of others."""
-    path = folder / "extract.json"
-    if path.exists() and any(folder.glob("final/*.npy")):
-        others = next(differences(json.loads(path.read_text()), settings), None)
+    path = folder / MANIFEST
+    if path.exists() and any(folder.glob("final/[!.]*.npy")):
+        try:
+            before = json.loads(path.read_text())
+        except Exception as error:  # a damaged file fails in many ways
+            raise ValueError(f"{path} cannot be read: {in_a_line(error)}: choose another folder") from error
+        others = next(differences(before, settings), None)
         if others is not None:
             raise ValueError(f"{folder} holds features of other settings, where {others}: choose another folder")
-    folder.mkdir(parents=True, exist_ok=True)
     write_json(path, settings)

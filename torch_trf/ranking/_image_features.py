@@ -10,6 +10,7 @@ from torch import Tensor
 from ..datasets import LabeledImage, LabeledImages, read_batches
 from ..inference import ForwardPasses
 from ..integrations.hooks import tap
+from ..integrations.outputs import LayerOutputs
 from ..pixels import check_stride, fold_tokens, size_of
 
 
@@ -17,6 +18,8 @@ def image_features(
     passes: ForwardPasses, layers: Sequence[str], images: LabeledImages, only: Sequence[int], title: str = ""
 ) -> Iterator[tuple[LabeledImage, dict[str, Float[Tensor, "D h w"]]]]:
     """Runs a model over images; those of one size that follow one another share a pass.
+
+    Warns, as `LayerOutputs` does, of layers that do not give what it seems.
 
     Args:
         passes: of the model, which is in evaluation mode.
@@ -41,11 +44,12 @@ def image_features(
         title=title if inference.progress else "",
     )
     with tap(passes.model, *layers) as caught:
+        outputs_of = LayerOutputs(passes, caught, layers)
         for batch in batches:
             for _, group in groupby(batch, lambda image: image.image.shape):
                 alike = list(group)
-                for part in passes(torch.stack([image.image for image in alike])):
-                    features = {layer: _as_images(caught.take(layer), layer, alike[part]) for layer in layers}
+                for part, outputs in outputs_of(torch.stack([image.image for image in alike])):
+                    features = {layer: _as_images(given, layer, alike[part]) for layer, given in outputs.items()}
                     for k, image in enumerate(alike[part]):
                         yield image, {layer: tensor[k] for layer, tensor in features.items()}
 

@@ -4,21 +4,25 @@ import json
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import cast
 
-from .._files import PathLike
+from .._checks import require_types
+from .._errors import in_a_line
+from .._files import PathLike, only_writer
 from .._versions import versions
-from ..datasets import LabeledData, read_batches
+from ..datasets import DataWarning, LabeledData, read_batches
 from ..inference import Inference
 from ..metrics import DEFAULT_METRICS, MetricLike, TransferabilityMetric, as_metric, as_metrics
 from ..sampling import Sampling
 from ..score import SOURCE_SAMPLE, Score, Scorer, numbers
 from ..transport import SolverLike, as_solver
 from ._candidate import Candidate
+from ._doubts import doubts
 from ._drawn_pixels import DrawnImage, DrawnPixels
+from ._first_images import check_transform, first_images
 from ._ranking import Ranking, Result, check_columns
 from ._reading import Reading, mapped_layer, read_model
 from ._report import write_report
@@ -67,6 +71,7 @@ class Ranker:
         object.__setattr__(self, "metrics", as_metrics(self.metrics))
         object.__setattr__(self, "map_metric", as_metric(self.map_metric))
         object.__setattr__(self, "solver", as_solver(self.solver))
+        require_types(self)
         check_columns(self._metrics)
         names = [metric.name for metric in self._metrics]
         if self.by not in (None, *names):
@@ -75,7 +80,7 @@ class Ranker:
             raise ValueError(f"map_metric: {self._map_metric.name!r} has no map over an image of one data set")
         if self.sampling.num_pixels is None:
             raise ValueError("num_pixels must be a number: models are compared at pixels that are drawn")
-        self.sampling.class_size(self.target.num_classes)  # raises
+        self.sampling.check_classes(self.target.num_classes)
 
     def __call__(self, candidates: Sequence[Candidate]) -> Ranking:
         """The ranking, also written as `ranking.json`, `ranking.csv` and `report.html`.
@@ -83,20 +88,25 @@ class Ranker:
         Of a candidate that fails there is a warning at once; it is in the ranking with its error.
 
         Raises:
-            ValueError: no candidate, two of one name, one that does not give what a metric reads, or bad data.
-            OSError: results that cannot be written.
+            ValueError: no candidate, two of one name, one that does not give what a metric reads, or whose transform
+                does not keep all of an image in view, or bad data.
+            OSError: results that cannot be written, or a folder into which another process writes.
         """
         self._check(candidates)
+        with only_writer(self.output):
+            return self._ranking(candidates)
+
+    def _ranking(self, candidates: Sequence[Candidate]) -> Ranking:
         output = Path(self.output)
-        output.mkdir(parents=True, exist_ok=True)
         drawn = self._drawn_pixels(self.target, self.sampling, "target", "labels")
+        self._check_transforms(candidates, drawn)
         self._sources.clear()
         results = []
         for number, candidate in enumerate(candidates, 1):
             try:
                 result = self._result(candidate, drawn, f"{candidate.name} ({number} of {len(candidates)})")
             except CandidateError as error:
-                warnings.warn(f"{candidate.name} failed and is left out: {error}", stacklevel=2)
+                warnings.warn(f"{candidate.name} failed and is left out: {error}", stacklevel=3)
                 result = Result(name=candidate.name, scores={}, map=None, settings={}, seconds={}, failure=str(error))
             results.append(result)
         ranking = Ranking(
@@ -146,13 +156,27 @@ class Ranker:
                         f"{metric.name} compares two data sets: give source to candidate {candidate.name!r}"
                     )
 
+    def _check_transforms(self, candidates: Sequence[Candidate], drawn: DrawnPixels) -> None:
+        images = first_images(self.target.make(), sorted(drawn.of_images()), drawn.digests)
+        for candidate in candidates:
+            try:
+                transform = candidate.make_transform()
+            except Exception:  # it fails in its turn, alone
+                continue
+            try:
+                check_transform(candidate, transform, images)
+            except ValueError as error:
+                raise ValueError(f"candidate {candidate.name!r}: {error}") from error
+
     def _drawn_pixels(self, data: LabeledData, sampling: Sampling, side: str, title: str) -> DrawnPixels:
         """The pixels that are drawn from a data set, image by image; says where they are fewer than asked for."""
         bar = title if self.inference.progress else ""
         draw = partial(DrawnImage.from_labels, sampling=sampling, num_classes=data.num_classes)
         batches = read_batches(data.make(), draw, batch_size=1, num_workers=self.inference.num_workers, title=bar)
         drawn = DrawnPixels.from_images(image for batch in batches for image in batch)
-        sampling.warn_if_fewer(drawn.sample.join_groups(), side, data.num_classes)
+        sampling.warn_if_fewer(drawn.sample, side)
+        for doubt in doubts(drawn.label_counts, drawn.digests, data.ignore_index):
+            warnings.warn(f"{side}: {doubt}", stacklevel=4)
         return drawn
 
     def _result(self, candidate: Candidate, drawn: DrawnPixels, title: str) -> Result:
@@ -168,12 +192,14 @@ class Ranker:
             settings = self._settings(candidate, drawn, source)
         result = store.result(settings)
         if result.value is not None:
+            _tell(candidate, result.value.doubts)
             return result.value
         kept = store.reading(settings["model"])
         reading = kept.value
+        doubts: list[str] = []
         if reading is None:
-            _warn(candidate, kept.differences, "its model runs again")
-            with _errors_of_candidate():
+            _warn(candidate, kept.differences or result.differences, "its model runs again")
+            with _errors_of_candidate(), _gathered(candidate, doubts):
                 reading = read_model(
                     candidate,
                     self.target,
@@ -183,13 +209,21 @@ class Ranker:
                     inference=self.inference,
                     title=title,
                 )
+            reading = replace(reading, doubts=tuple(doubts))
             store.save_reading(reading, settings["model"])
         else:
             _warn(candidate, result.differences, "it is scored again")
-        with _errors_of_candidate():
+            _tell(candidate, doubts := list(reading.doubts))
+        with _errors_of_candidate(), _gathered(candidate, doubts):
             scores = self._scores(candidate, reading)
-        shown_map = None if reading.map is None else [list(numbers(row)) for row in reading.map]
-        scored = Result(name=candidate.name, scores=scores, map=shown_map, settings=settings, seconds=reading.seconds)
+        scored = Result(
+            name=candidate.name,
+            scores=scores,
+            map=None if reading.map is None else [list(numbers(row)) for row in reading.map],
+            settings=settings,
+            seconds=reading.seconds,
+            doubts=tuple(doubts),
+        )
         store.save_result(scored)
         return scored
 
@@ -244,10 +278,30 @@ def _errors_of_candidate() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
-        raise CandidateError(" ".join(f"{kind}{error}".split())) from error
+        raise CandidateError(in_a_line(error)) from error
+
+
+@contextmanager
+def _gathered(candidate: Candidate, doubts: list[str]) -> Iterator[None]:
+    """Tells what is warned of in a block with the candidate's name, once, and keeps it; not what is of the images."""
+    try:
+        with warnings.catch_warnings(record=True) as met:
+            warnings.simplefilter("always", UserWarning)
+            yield
+    finally:
+        for each in met:
+            if not issubclass(each.category, UserWarning) or issubclass(each.category, DataWarning):
+                warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+            elif (doubt := str(each.message)) not in doubts:
+                doubts.append(doubt)
+                _tell(candidate, [doubt])
+
+
+def _tell(candidate: Candidate, doubts: Iterable[str]) -> None:
+    for doubt in doubts:
+        warnings.warn(f"{candidate.name}: {doubt}", stacklevel=5)
 
 
 def _warn(candidate: Candidate, differences: Iterable[str], consequence: str) -> None:
     for difference in differences:
-        warnings.warn(f"{candidate.name}: {difference}: {consequence}", stacklevel=4)
+        warnings.warn(f"{candidate.name}: {difference}: {consequence}", stacklevel=5)

@@ -45,6 +45,7 @@ class Result:
         settings: what the scores depend on.
         seconds: "all" that the model took, and its "forward" passes.
         failure: why there are no scores.
+        doubts: what was warned of while the model ran and was scored.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Result:
     settings: dict[str, Any]
     seconds: dict[str, float]
     failure: str | None = None
+    doubts: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for a file."""
@@ -62,7 +64,8 @@ class Result:
     @staticmethod
     def from_json(value: dict[str, Any]) -> "Result":
         """The result that `as_json` gave."""
-        return Result(**value | {"scores": {name: Score.from_json(score) for name, score in value["scores"].items()}})
+        scores = {name: Score.from_json(score) for name, score in value["scores"].items()}
+        return Result(**value | {"scores": scores, "doubts": tuple(value["doubts"])})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +104,11 @@ class Ranking:
     def failed(self) -> list[Result]:
         """The candidates that have none."""
         return [each for each in self.results if each.failure]
+
+    @property
+    def doubted(self) -> list[Result]:
+        """The candidates of which something was warned of, best first."""
+        return [each for each in self.scored if each.doubts]
 
     def ranks(self) -> dict[str, dict[str, int]]:
         """The rank of each candidate, from 1, by each metric and by "consensus"; equals share the better rank.

@@ -16,6 +16,7 @@ from ..score import SOURCE_SAMPLE, sample_name
 from ..statistics import NOT_DRAWN, PixelSample, Statistic
 from ._candidate import Candidate
 from ._drawn_pixels import DrawnPixels
+from ._first_images import check_transform, first_images, require_same
 from ._image_features import image_features
 from ._ranking import map_patch_size
 
@@ -30,11 +31,13 @@ class Reading:
         map: over the image that is shown, NaN where a patch has too few pixels; None where the candidate does not give
             what the mapped metric reads.
         seconds: of the whole run, and of the model's forward passes.
+        doubts: what was warned of meanwhile.
     """
 
     samples: dict[str, PixelSample]
     map: Float64[Tensor, "rows columns"] | None
     seconds: dict[str, float]
+    doubts: tuple[str, ...] = ()
 
 
 def read_model(
@@ -68,7 +71,9 @@ def read_model(
     of_target = _outputs(candidate, passes, target.make(transform), drawn, title)
     samples = {sample_name(reads): of_target.samples[layer] for reads, layer in candidate.layer_of.items()}
     if source is not None and candidate.source is not None:
-        of_source = _outputs(candidate, passes, candidate.source.make(transform), source, f"{title}: source")
+        images = candidate.source.make(transform)
+        check_transform(candidate, transform, first_images(images, sorted(source.of_images()), source.digests))
+        of_source = _outputs(candidate, passes, images, source, f"{title}: source")
         samples[SOURCE_SAMPLE] = of_source.samples[candidate.layer]
     for sample in samples.values():
         sample.faults.check(target.num_classes, target.ignore_index)
@@ -104,6 +109,7 @@ def _outputs(
     shown: dict[str, Tensor] = {}
     labels = torch.empty(0, 0, dtype=torch.int64)
     for image, features in image_features(passes, layers, images, indices, title):
+        require_same(image, drawn.digests)
         if image.index == drawn.shown:
             shown = {layer: tensor.clone() for layer, tensor in features.items()}  # without its batch
             labels = image.labels

@@ -1,0 +1,130 @@
+"""What layers of a model give of images, probed once: whether it is the same twice, and follows the image."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from .._ops import Size
+from ..inference import ForwardPasses
+from ..pixels import check_stride, fold_tokens, size_of
+from .hooks import FeatureTap, Layer, name_of
+
+MOST_NOISE = 0.05  # of two passes over one image, relative; of half precision there is less
+# How far the corner that features depend on must go along with where they lie: by two standard deviations of N queries
+# that know of no place, which is far less than features do; of few places the sign alone is looked at.
+LEAST_DEVIATIONS, FEW_PLACES = 2, 64
+
+L = TypeVar("L", bound=Layer)
+
+
+@dataclass(slots=True)
+class LayerOutputs(Generic[L]):
+    """What layers give of batches of images, pass by pass; after the first pass one more tells whether to believe it.
+
+    The pass more is over the first image again, and with a corner that is changed. It warns of a layer that gives other
+    features of the same image, and of one whose features do not change most where the image does.
+
+    Args:
+        passes: of the model, which is in evaluation mode.
+        features: a tap of the model.
+        layers: of the tap.
+
+    Example:
+        >>> from torch_trf.inference import Inference
+        >>> from torch_trf.integrations.hooks import tap
+        >>> model = torch.nn.Conv2d(3, 8, 1)
+        >>> with tap(model, "") as features:
+        ...     outputs = LayerOutputs(ForwardPasses(model, Inference()), features, [""])
+        ...     [(part, given[""].shape) for part, given in outputs(torch.rand(4, 3, 6, 6))]
+        [(slice(0, 4, None), torch.Size([4, 8, 6, 6]))]
+    """
+
+    passes: ForwardPasses
+    features: FeatureTap
+    layers: Sequence[L]
+    is_probed: bool = field(default=False, init=False)
+
+    def __call__(self, images: Shaped[Tensor, "B C H W"]) -> Iterator[tuple[slice, dict[L, Tensor]]]:
+        """What each layer gives of a batch, and of which of its images.
+
+        Raises:
+            RuntimeError: as `ForwardPasses`.
+        """
+        for part, outputs in self._run(images):
+            if not self.is_probed:
+                self.is_probed = True
+                self._probe(images[part], outputs)
+            yield part, outputs
+
+    def _run(self, images: Shaped[Tensor, "B C H W"]) -> Iterator[tuple[slice, dict[L, Tensor]]]:
+        for part in self.passes(images, before=self.features.forget):
+            yield part, {layer: self.features.take(layer) for layer in self.layers}
+
+    def _probe(self, images: Shaped[Tensor, "B C H W"], outputs: dict[L, Tensor]) -> None:
+        """Warns of layers whose outputs are not what they seem, after passes over as many images."""
+        first = images[0]
+        probes = [first, _with_changed_corner(first, upper=True), _with_changed_corner(first, upper=False)]
+        probes += [first] * (-len(probes) % len(images))
+        passes = [given for batch in torch.stack(probes).split(len(images)) for _, given in self._run(batch)]
+        for layer, tensor in outputs.items():
+            if len(tensor) == len(images):
+                same, *changed = [of_image for given in passes for of_image in given[layer]][:3]
+                doubt = _doubt_of_second_pass(tensor[0], same) or _doubt_of_place(same, changed, size_of(images))
+                if doubt:
+                    warnings.warn(f"{name_of(layer)} {doubt}", stacklevel=4)
+
+
+def _with_changed_corner(image: Shaped[Tensor, "C H W"], *, upper: bool) -> Shaped[Tensor, "C H W"]:
+    """The image, whose upper right or lower left quarter is half way to its negative."""
+    corner = image.to(torch.float32)
+    negative = corner.amax() + corner.amin() - corner
+    changed = image.clone()
+    _quarter(changed, upper=upper).copy_(_quarter((corner + negative + (negative == corner)) / 2, upper=upper))
+    return changed
+
+
+def _quarter(image: Shaped[Tensor, "... H W"], *, upper: bool) -> Shaped[Tensor, "... h w"]:
+    """The upper right or the lower left quarter."""
+    height, width = (size // 2 for size in size_of(image))
+    return image[..., :height, -width:] if upper else image[..., -height:, :width]
+
+
+def _doubt_of_second_pass(given: Tensor, again: Tensor) -> str | None:
+    """Whether a layer gives another thing of the same image."""
+    is_alike = given.shape == again.shape
+    noise = (again - given).float().norm() / given.float().norm() if is_alike else torch.tensor(torch.inf)
+    if noise > MOST_NOISE:
+        return (
+            f"gives other features of the same image in a second pass, by {noise:.0%}: the model draws at random (a"
+            " dropout that stays on, a mask) or mixes the images of a batch, and the score holds for this draw alone"
+        )
+    return None
+
+
+def _doubt_of_place(given: Tensor, changed: Sequence[Tensor], image_size: Size) -> str | None:
+    """Whether the features do not change most where the image does, in its upper right and in its lower left."""
+    try:
+        if given.dim() == 2:
+            given, *changed = fold_tokens(torch.stack([given, *changed]), image_size)
+        check_stride("features", size_of(given), image_size, "the image")
+    except (ValueError, IndexError):
+        return None  # it is no image, which is an error where it is read
+    if min(size_of(given)) < 2:
+        return None
+    upper_right, lower_left = ((tensor - given).float().abs().mean(0) for tensor in changed)
+    depends = ((upper_right - lower_left) / (upper_right + lower_left)).nan_to_num(0)  # 1: on the upper right alone
+    rows, columns = (torch.linspace(-1, 1, size, device=given.device) for size in size_of(given))
+    correlation = torch.stack([depends, columns - rows.unsqueeze(-1)]).flatten(1).corrcoef()[0, 1]
+    places = depends.numel()
+    if correlation < (0 if places < FEW_PLACES else LEAST_DEVIATIONS / places**0.5):
+        return (
+            "does not follow the image: which corner of the image its features depend on has little to do with where"
+            f" they lie (correlation {correlation:.2f}). Queries, or [B, H, W, D], may be taken for an image: choose a"
+            " layer whose features lie where the image shows what they are of"
+        )
+    return None
