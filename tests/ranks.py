@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torchmetrics import MetricCollection
 
-from torch_trf import FeatureFolder, Sampling, Scorer, score_folder
+from torch_trf import FeatureFolder, Sampling, Scorer, _meeting, score_folder
 from torch_trf.cli import main
 from torch_trf.integrations.checkpoint import score_checkpoint
 from torch_trf.integrations.torchmetrics import TransferabilityMap, TransferabilityScore
@@ -24,6 +24,7 @@ IMAGES, K, D, Z, H, W = 7, 3, 5, 4, 8, 12
 ONE_PASS = ("leep", "logme", "hscore", "regularized_hscore", "nce")
 FOLDER = {"metrics": (*ONE_PASS, "otce"), "num_classes": 8, "num_source_classes": 8, "ignore_index": 250}
 SAMPLED = {"sampling": Sampling(num_pixels=90, num_repeats=2)}
+TWO_TYPES = torch.float32, torch.bfloat16  # of the first rank that is not empty the second one
 
 
 def images(part=slice(None)):
@@ -128,6 +129,39 @@ def outcome(function):
         return f"{type(error).__name__}: {error}"
 
 
+def saved(metric):
+    metric.persistent(True)
+    return metric.state_dict()
+
+
+def restored(state, make=make_score):
+    metric = make()
+    metric.persistent(True)
+    metric.load_state_dict(state)
+    return metric
+
+
+def restored_once(make, part):
+    """Numbers after every rank has restored what all have met; after each has met the first image, too; after each has
+    restored what it had saved then; and after each has restored what it had met at first.
+    """
+    metric = updated(make(), part)
+    with metric.sync_context():
+        of_all = saved(metric)
+    again = restored(of_all, make)
+    results = [numbers(again)]
+    again.update(*images(slice(1)))
+    results += [numbers(again), numbers(restored(saved(again), make)), numbers(restored(saved(metric), make))]
+    return results
+
+
+def restored_from_the_first(part):
+    """Numbers after every rank has restored the state of the first one."""
+    states = [saved(updated(make_score(), part))]
+    dist.broadcast_object_list(states)
+    return numbers(restored(states[0]))
+
+
 def held(metric):
     """How many pixels a score itself has met."""
     running = metric.metric_state["_running"]
@@ -186,6 +220,58 @@ def unlike(make, features, labels):
     return outcome(lambda: numbers(metric))
 
 
+def refused(part, bad):
+    """Numbers after a rank was refused a batch of bad labels."""
+    metric = updated(make_score(), part)
+    features, labels, logits = images(slice(1))
+    error = outcome(lambda: metric.update(features, labels + 99, logits)) if bad else ""
+    return error, outcome(lambda: numbers(metric))
+
+
+def bad_stream(part, bad):
+    """The error of a stream that is bad on one rank, and the scores of one that is not."""
+    scorer = Scorer(metrics=("logme",), num_classes=K, all_ranks=True)
+    labels_off = [(features, labels + 99 * bad) for features, labels, _ in batches(slice(0, 1))]
+    return outcome(lambda: values(scorer(labels_off))), values(scorer([batch[:2] for batch in batches(part)]))
+
+
+def told_apart(rank, part):
+    """Errors where rank 0 was told to do other things than the others."""
+    first = rank == 0
+    pairs = [batch[:2] for batch in batches(slice(0, 1))]
+    unlike_scorer = Scorer(metrics="logme" if first else "hscore", num_classes=K, all_ranks=True)
+    makes = {
+        "metrics": lambda: make_score(metrics="logme" if first else "hscore"),
+        "num_classes": lambda: make_score(metrics="logme", num_classes=K + first),
+        "sampling": lambda: make_score(metrics="logme", sampling=Sampling(num_pixels=50, seed=int(first))),
+        "patch_size": lambda: TransferabilityMap("logme", patch_size=4 + 2 * first, num_classes=K),
+        "class": lambda: make_map() if first else make_score(metrics="logme"),
+        "source": lambda: make_score(
+            metrics="otce", num_source_classes=K, source=[images(slice(first, 2 + first))[:2]], solver="exact"
+        ),
+    }
+    results = {name: unlike(make, *pairs[0]) for name, make in makes.items()}
+    results["metrics of a scorer"] = outcome(lambda: values(unlike_scorer(pairs)))
+    scorer = Scorer(metrics=("leep",), num_classes=K, all_ranks=True)
+    thrice = [images(slice(1))]
+    results["target as it is read"] = outcome(lambda: values(scorer(iter(thrice) if first else thrice)))
+    moments = {"moments": Moments.from_pixels(*pairs[0], num_classes=K + first)}
+    results["class_count of moments"] = outcome(lambda: all_reduce(moments))
+    return results
+
+
+def waits_for_failed(part, failed):
+    """The error of ranks that wait for one whose update failed and that does not come, and the scores once it does."""
+    metric = updated(make_score(), part)
+    features, labels, logits = images(slice(1))
+    function = (lambda: metric.update(features, labels + 99, logits)) if failed else metric.compute
+    error = outcome(function)
+    dist.barrier()
+    metric.update(features, labels, logits)
+    dist.barrier()
+    return error, numbers(metric)
+
+
 def everything(rank, size, empty, folder):
     """All results of a rank, by name."""
     part = part_of(rank, size, empty)
@@ -195,6 +281,12 @@ def everything(rank, size, empty, folder):
     of_part = statistics(part) if rank != empty else {}
     results["statistics"] = {name: merged.state() for name, merged in all_reduce(of_part).items()}
     results |= {str(dtype): sampled(part, dtype) for dtype in (torch.float32, torch.bfloat16)}
+    results["two types"] = sampled(part, TWO_TYPES[first])
+    results["restored"] = {name: restored_once(make, part) for name, make in MAKERS.items() if name != "collection"}
+    results["restored from the first"] = restored_from_the_first(part_of(rank, size, size - 1))
+    results["refused"] = refused(part, first)
+    results["bad stream"] = bad_stream(part, first)
+    results["told apart"] = told_apart(rank, part)
     results["forward"] = forwarded(part)
     results["forward in step"] = make_score(dist_sync_on_step=True)(*images(slice(rank, rank + 1)))
     results["group"] = in_a_group(rank)
@@ -211,7 +303,7 @@ def everything(rank, size, empty, folder):
     results["shared folder"] = values(score_folder(folder_of(folder / "target"), **options, **SAMPLED))
     results["tensors"] = score_tensors(part, all_ranks=True)
     results["model"] = score_model(part)
-    dist.barrier()
+    results["waits"] = waits_for_failed(part, rank == size - 1)
     if rank < size - 1:  # the last one has left
         results["left alone"] = outcome(updated(make_score(), part).compute)
     return results
@@ -220,6 +312,7 @@ def everything(rank, size, empty, folder):
 def rank_main(rank, settings, folder):
     """A process that is a rank of every setting (number of ranks, which of them is empty) that has so many."""
     torch.set_num_threads(1)
+    _meeting.PATIENCE = 2.0
     for size, empty in settings:
         if rank < size:
             store = f"file://{folder}/store-{size}"

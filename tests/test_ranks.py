@@ -1,5 +1,6 @@
 """Several processes give the scores of one, whoever has which pixels."""
 
+import itertools
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from torch_trf.pixels import Pixels
 
 from . import ranks
 from .helpers import assert_same, write_features
-from .ranks import IMAGES, MAKERS, SAMPLED, D, H, W, images, make_score, numbers, updated
+from .ranks import IMAGES, MAKERS, SAMPLED, TWO_TYPES, D, H, K, W, images, make_score, numbers, updated
 
 pytestmark = [
     pytest.mark.distributed,
@@ -84,10 +85,11 @@ def test_statistics_of_all_ranks_are_those_of_all_pixels(results):
             assert_same(merged, expected, atol=0 if name == "sample" else 1e-9)
 
 
-def streams(setting, dtype):
-    """The pixels of each rank that has some."""
-    parts = [images(ranks.part_of(rank, *setting)) for rank in range(setting[0])]
-    return [Pixels(x.to(dtype), y, z, stream=rank) for rank, (x, y, z) in enumerate(parts) if len(y)]
+def streams(setting, *dtypes):
+    """The pixels of each rank that has some, in these types, the last of them for all that are left."""
+    parts = [(rank, *images(ranks.part_of(rank, *setting))) for rank in range(setting[0]) if rank != setting[1]]
+    types = itertools.chain(dtypes, itertools.repeat(dtypes[-1]))
+    return [Pixels(x.to(dtype), y, z, stream=rank) for (rank, x, y, z), dtype in zip(parts, types, strict=False)]
 
 
 def test_a_model_is_scored_on_the_samples_of_all_ranks(results, setting):
@@ -101,6 +103,80 @@ def test_samples_are_drawn_from_the_pixels_of_all_ranks(results, setting, dtype)
     scores = Scorer(metrics=("logme", "leep"), num_classes=ranks.K, **SAMPLED)(streams(setting, dtype))
     expected = {name: torch.tensor(score.score, dtype=torch.float64) for name, score in scores.items()}
     assert_all([rank[str(dtype)] for rank in results], expected)
+
+
+def test_samples_of_two_types_are_merged_in_the_wider_one(results, setting):
+    pixels = streams(setting, TWO_TYPES[True], TWO_TYPES[False])
+    scores = Scorer(metrics=("logme", "leep"), num_classes=K, **SAMPLED)(pixels)
+    expected = {name: torch.tensor(score.score, dtype=torch.float64) for name, score in scores.items()}
+    assert_all([rank["two types"] for rank in results], expected)
+
+
+@pytest.mark.parametrize("name", [name for name in MAKERS if name != "collection"])
+def test_what_several_ranks_restore_counts_once(results, name):
+    """What all have met; and what each has met since, also where it was restored in its turn."""
+    metric = updated(MAKERS[name](), slice(0, IMAGES))
+    whole = numbers(metric)
+    for _ in results:
+        metric.update(*images(slice(1)))
+    more = numbers(metric)
+    assert_all([rank["restored"][name] for rank in results], [whole, more, more, whole])
+
+
+def test_the_state_of_one_rank_that_all_restore_counts_once(results, setting):
+    first = ranks.part_of(0, setting[0], setting[0] - 1)
+    assert_all([rank["restored from the first"] for rank in results], numbers(updated(make_score(), first)))
+
+
+def test_a_rank_that_was_refused_a_batch_goes_on_with_the_others(results, setting):
+    expected = numbers(updated(make_score(), slice(0, IMAGES)))
+    for number, rank in enumerate(results):
+        error, merged = rank["refused"]
+        assert error.startswith("ValueError: labels from 99") == (number == (setting[1] == 0))
+        assert_all([merged], expected)
+
+
+def test_a_stream_that_is_bad_on_one_rank_is_an_error_on_all_after_which_they_go_on(results, setting):
+    bad = int(setting[1] == 0)
+    expected = Scorer(metrics=("logme",), num_classes=K)([images()[:2]])
+    for number, rank in enumerate(results):
+        error, scores = rank["bad stream"]
+        assert error.startswith("ValueError: " if number == bad else f"RuntimeError: rank {bad} failed: ")
+        assert "labels from 99" in error
+        assert scores == close(ranks.values(expected))
+
+
+TOLD_APART = {
+    "metrics": "metrics: (LogME(",
+    "num_classes": f"num_classes: {K + 1} on rank 0; {K} on rank 1",
+    "sampling": "sampling: Sampling(",
+    "patch_size": "patch_size: 6 on rank 0; 4 on rank 1",
+    "class": "class: TransferabilityMap on rank 0; TransferabilityScore on rank 1",
+    "source": "source, whose pixels must come in one order: ",
+    "metrics of a scorer": "metrics: (LogME(",
+    "target as it is read": "target as it is read: once on rank 0; again on rank 1",
+    "class_count of moments": f"class_count of moments: [{K + 1}] on rank 0; [{K}] on rank 1",
+}
+
+
+@pytest.mark.parametrize(("name", "message"), TOLD_APART.items())
+def test_ranks_that_were_told_to_do_different_things_are_an_error_on_all(results, name, message):
+    for rank in results:
+        assert rank["told apart"][name].startswith(f"ValueError: the ranks differ in {message}")
+
+
+def test_nobody_waits_for_a_rank_that_failed_and_does_not_come(results):
+    """And all go on once it comes."""
+    last = len(results) - 1
+    metric = updated(make_score(), slice(0, IMAGES))
+    for _ in results:
+        metric.update(*images(slice(1)))
+    for number, rank in enumerate(results):
+        error, merged = rank["waits"]
+        told = "ValueError: " if number == last else f"RuntimeError: rank {last} failed and does not come, so that "
+        assert error.startswith(told)
+        assert "labels from 99" in error
+        assert_all([merged], numbers(metric))
 
 
 def test_forward_asks_no_other_rank(results, setting):
@@ -144,8 +220,8 @@ def test_no_pixel_on_any_rank_is_an_error_after_which_all_go_on(results):
 
 def test_ranks_whose_features_are_unlike_are_an_error_on_all(results):
     for rank in results:
-        assert rank["other channels"].startswith("ValueError: ")
-        assert f"of {D} channels, those before had 2" in rank["other channels"]
+        differ = f"channels of Moments(features): 2 on rank 0; {D} on rank 1"
+        assert rank["other channels"].startswith(f"ValueError: the ranks differ in {differ}")
 
 
 def test_images_of_another_size_on_another_rank_are_an_error_of_a_map_on_all(results):

@@ -26,6 +26,8 @@ Build = Callable[[Pixels], Statistic]
 def as_pixels(batches: Batches, stream: int = 0) -> Iterator[Pixels]:
     """Batches as pixels, checked; those that come as tensors are numbered through, as pixels of this stream.
 
+    A batch of no image is left out.
+
     Raises:
         ValueError: as `pixels.as_images`, or a batch that is none.
     """
@@ -35,10 +37,15 @@ def as_pixels(batches: Batches, stream: int = 0) -> Iterator[Pixels]:
             yield batch
         elif not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
             raise ValueError(f"a batch is a {type(batch).__name__}, expected (features, labels) or with logits behind")
-        else:
+        elif not holds_nothing(*batch[:2]):
             pixels = Pixels.of(*batch, stream=stream, offset=offset)
             yield pixels
             offset += pixels.labels.numel()
+
+
+def holds_nothing(features: Tensor, labels: Tensor) -> bool:
+    """Whether a batch is of no image, as a filter leaves it."""
+    return features.shape[:1] == labels.shape[:1] == (0,)
 
 
 def accumulate(

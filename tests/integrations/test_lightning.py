@@ -16,7 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
-from torch_trf.integrations.lightning import TransferabilityCallback
+from torch_trf.integrations.lightning import TransferabilityCallback, labels_of
 from torch_trf.integrations.torchmetrics import TransferabilityScore
 from torch_trf.pixels import on_one_grid
 
@@ -203,6 +203,55 @@ def test_layers_labels_and_names_are_chosen(model, data, trainer):
     run.validate(model, DataLoader(named, batch_size=2), verbose=False)
     for name, expected in by_hand(model, data[1]).items():
         assert run.callback_metrics[name.replace("transferability", "target")].item() == expected
+
+
+IMAGE, LABELS = torch.zeros(1, 3, 4, 4), torch.ones(1, 4, 4, dtype=torch.int64)
+
+
+@pytest.mark.parametrize(
+    ("batch", "where"),
+    [
+        ((IMAGE, LABELS), None),
+        ([LABELS, IMAGE], 0),
+        ({"image": IMAGE, "mask": LABELS}, None),
+        ({"pixel_values": IMAGE, "labels": LABELS}, None),
+        ({"image": IMAGE, "mask": IMAGE, "label": LABELS}, "label"),
+        ({"image": IMAGE, "truth": LABELS}, lambda batch: batch["truth"]),
+    ],
+)
+def test_labels_are_found_in_a_batch(batch, where):
+    assert labels_of(batch, where) is LABELS
+
+
+@pytest.mark.parametrize(
+    ("batch", "where", "message"),
+    [
+        ({"image": IMAGE, "truth": LABELS}, None, "a batch is a dict of 'image', 'truth': 0 of them may be the labels"),
+        ({"mask": IMAGE, "label": LABELS}, None, "a batch is a dict of 'mask', 'label': 2 of them may be the labels"),
+        ({"image": IMAGE}, "mask", "a batch is a dict of 'image': 0 of them may be the labels"),
+        ((IMAGE,), None, "a batch is a tuple of 0: 0 of them"),
+        (IMAGE, None, "a batch is a Tensor of no items: 0 of them"),
+        ((IMAGE, [{"masks": LABELS}]), None, r"the labels of a batch are a list, expected a tensor \[B, H, W\]"),
+    ],
+)
+def test_labels_that_are_not_found_are_told(batch, where, message):
+    with pytest.raises(ValueError, match=message):
+        labels_of(batch, where)
+
+
+def test_a_batch_that_is_a_dictionary_is_scored(model, data, trainer):
+    named = [{"pixel_values": image, "labels": labels} for image, labels in data[1].dataset]
+    model.validation_step = lambda batch, batch_idx: model(batch["pixel_values"])
+    run = trainer(callback())
+    run.validate(model, DataLoader(named, batch_size=2), verbose=False)
+    expected = by_hand(model, data[1])
+    assert {name: run.callback_metrics[name].item() for name in expected} == expected
+
+
+def test_a_single_metric_is_logged_by_its_name(model, data, trainer):
+    run = trainer(TransferabilityCallback(TransferabilityScore("logme", num_classes=K), "backbone"))
+    run.validate(model, data[1], verbose=False)
+    assert run.callback_metrics[LOGME].item() == by_hand(model, data[1])[LOGME]
 
 
 def test_a_layer_can_give_features_and_class_scores(model, data, trainer):

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torchmetrics import MetricCollection
+from torchmetrics.wrappers import BootStrapper, MetricTracker, MinMaxMetric, Running
 
 import torch_trf
 from torch_trf import Mapper, Sampling, ScoreMap, Scorer
@@ -108,7 +109,7 @@ def test_scores_are_those_of_all_pixels(images, source, as_sample):
     "options",
     [
         {"metrics": (HScore(softmax=True), "logme")},
-        {"metrics": LogME(absent_classes="include")},
+        {"metrics": (LogME(absent_classes="include"),)},
         {
             "metrics": ("otce", "leep"),
             "sampling": Sampling(num_pixels=50, num_repeats=3, seed=4),
@@ -182,12 +183,13 @@ def test_meets_labels_on_the_grid_that_is_chosen(images):
 def test_of_a_model_that_it_is_attached_to(images):
     model = nn.Sequential(nn.Conv2d(2, D, 1), nn.Conv2d(D, Z, 3, padding=1)).to(images[1].device)
     metric, expected = score(metrics=ONE_PASS), score(metrics=ONE_PASS)
+    other = copy.deepcopy(model)
     with metric.attach(model, "0", "1") as live:
         for labels in images[1].split(2):
             pictures = torch.randn(len(labels), 2, H, W, device=labels.device)
             model(pictures)
             live.update(labels)
-            expected.update(model[0](pictures), labels, model(pictures))
+            expected.update(other[0](pictures), labels, other(pictures))
     assert_equal(values(metric), values(expected))
     assert not any(module._forward_hooks for module in model.modules())
 
@@ -730,3 +732,95 @@ def test_bad_pixels_are_told_wherever_they_lie_and_once(images, patch_size, stri
         metric.update(features, bad)
     with pytest.raises(ValueError, match="label 99 on 1 pixels"):
         metric.compute()
+
+
+EMPTY = torch.zeros(0, D, H, W), torch.zeros(0, H, W, dtype=torch.int64)
+
+
+@every_maker
+def test_a_batch_of_no_image_adds_nothing(images, make):
+    metric = updated(make(), [EMPTY, *batches(images, 2), EMPTY])
+    assert metric.update_count == 4
+    assert_equal(values(metric), values(updated(make(), [images])))
+    with pytest.raises(ValueError, match="has seen no pixel"):
+        updated(make(), [EMPTY]).compute()
+
+
+def test_labels_without_features_are_told(images):
+    with pytest.raises(ValueError, match=r"features \[0, 3, 8, 12\] and labels \[5, 8, 12\]"):
+        score().update(EMPTY[0], images[1])
+
+
+@pytest.mark.parametrize("metric", ["logme", LogME(), {"class_path": "logme"}])
+def test_a_single_metric_gives_a_number(images, metric):
+    single = updated(score(metrics=metric), batches(images, 2))
+    assert_close(single.compute(), updated(score(metrics=[metric]), batches(images, 2)).compute()["logme"])
+    assert_close(single(*images), updated(score(metrics="logme"), [images]).compute())
+
+
+def test_wrappers_of_torchmetrics_take_a_single_metric(images):
+    first, second = batches(images[:2], 2)
+    of_first, of_all = (updated(score(metrics="logme"), each).compute() for each in ([first], [first, second]))
+    extremes = updated(MinMaxMetric(score(metrics="logme")), [first])
+    extremes.compute()
+    extremes.update(*second)
+    assert extremes.compute() == {"raw": of_all, "max": max(of_first, of_all), "min": min(of_first, of_all)}
+    tracker = MetricTracker(score(metrics="logme"))
+    for stream in ([first], [first, second]):
+        tracker.increment()
+        updated(tracker, stream)
+    assert tracker.best_metric() == max(of_first, of_all).item()
+    torch.manual_seed(0)
+    drawn = updated(BootStrapper(score(metrics="logme"), num_bootstraps=3, raw=True), [images[:2]]).compute()["raw"]
+    assert drawn.isfinite().all()
+    assert len(drawn.unique()) == 3
+
+
+def test_a_wrapper_that_cannot_see_the_statistics_is_told(images):
+    window = updated(Running(score(), window=2), batches(images[:2], 2))
+    with pytest.raises(TypeError, match=r"TransferabilityScore merges with its like alone; torchmetrics.wrappers.Run"):
+        window.compute()
+
+
+def test_what_was_restored_is_kept_apart_and_merged_once(images):
+    """As where every rank restores one checkpoint."""
+    first, second, third = batches(images, 1, 3)
+    saved = updated(score(metrics=ONE_PASS), [first])
+    saved.persistent(True)
+    metric, other = score(metrics=ONE_PASS), score(metrics=ONE_PASS)
+    for each, batch in ((metric, second), (other, third)):
+        each.load_state_dict(saved.state_dict())
+        updated(each, [batch])
+    metric.merge_state(other)
+    assert_equal(values(metric), values(updated(score(metrics=ONE_PASS), [images])))
+
+
+def test_a_batch_unlike_what_was_restored_is_refused(images):
+    metric, restored = updated(score(), [images]), score()
+    metric.persistent(True)
+    restored.load_state_dict(metric.state_dict())
+    with pytest.raises(ValueError, match=f"{2 * D} channels, those before had {D}"):
+        restored.update(wider(images[0]), images[1])
+    assert_equal(values(restored), values(metric))
+
+
+def test_what_was_restored_moves_with_the_metric(images):
+    metric, restored = updated(score(), [images]), score()
+    metric.persistent(True)
+    restored.load_state_dict(metric.state_dict())
+    restored.to("meta")
+    (statistics,) = restored.metric_state["_restored"].values()
+    assert {statistic.device.type for statistic in statistics.values()} == {"meta"}
+
+
+@every_way
+def test_another_default_device_changes_nothing(images, options):
+    expected = updated(score(**options), batches(images, 2))
+    with torch.device("meta"):
+        metric = updated(score(**options), batches(images, 2))
+        assert_equal(values(metric), values(expected))
+        metric.persistent(True)
+        state = metric.state_dict()
+    restored = score(**options)
+    restored.load_state_dict(state)
+    assert_equal(values(restored), values(expected))

@@ -1,7 +1,6 @@
 """Scores of live features in a Lightning training run. Needs `lightning`: `pip install torch_trf[lightning]`."""
 
-from collections.abc import Callable
-from operator import itemgetter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -9,6 +8,8 @@ from torch import Tensor
 
 from .hooks import FeatureTap, Layer
 from .torchmetrics import LiveFeatures, TransferabilityScore
+
+LABELS = ("labels", "label", "masks", "mask", "targets", "target", "segmentation")  # as data sets call them
 
 
 class TransferabilityCallback(Callback):
@@ -23,12 +24,13 @@ class TransferabilityCallback(Callback):
         layer: whose features to read, by its name in the LightningModule, as in "model.backbone", or a module; as for
             `hooks.FeatureTap`.
         logits_layer: which gives class scores, for metrics that read them.
-        labels: the labels `[B, H, W]` of a batch; its second item by default.
+        labels: where in a batch the labels `[B, H, W]` are: a key, a place, or a function of the batch. By default its
+            second item or, of a dictionary, the one item that is called "labels", "mask" or the like (`LABELS`).
         dataloader_idx: which of the validation data sets is the target.
         name: what the names of logged scores begin with; of several callbacks each needs its own.
 
     Raises:
-        ValueError: when training starts, two callbacks of one name.
+        ValueError: when training starts, two callbacks of one name; in validation, a batch whose labels are not found.
 
     Example:
         >>> from torch_trf.integrations.lightning import TransferabilityCallback
@@ -42,7 +44,7 @@ class TransferabilityCallback(Callback):
         layer: Layer,
         logits_layer: Layer | None = None,
         *,
-        labels: Callable[[Any], Tensor] = itemgetter(1),
+        labels: str | int | Callable[[Any], Tensor] | None = None,
         dataloader_idx: int = 0,
         name: str = "transferability",
     ) -> None:
@@ -75,13 +77,19 @@ class TransferabilityCallback(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Adds the batch."""
-        if self._features is not None and dataloader_idx == self.dataloader_idx:
-            LiveFeatures(self.metric, self._features, self.layers).update(self.labels(batch))
+        if self._features is None:
+            return
+        if dataloader_idx == self.dataloader_idx:
+            LiveFeatures(self.metric, self._features, self.layers).update(labels_of(batch, self.labels))
+        else:
+            self._features.forget()
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the scores."""
         if self._features is not None:
-            scores = {f"{self.name}/{name}": score for name, score in self.metric.compute().items()}
+            computed = self.metric.compute()
+            scores = computed if isinstance(computed, dict) else {self.metric.scorer.names[0]: computed}
+            scores = {f"{self.name}/{name}": score for name, score in scores.items()}
             pl_module.log_dict(scores, sync_dist=True, add_dataloader_idx=False)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -93,3 +101,37 @@ class TransferabilityCallback(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Removes the hooks."""
         self.on_validation_end(trainer, pl_module)
+
+
+def labels_of(batch: Any, where: str | int | Callable[[Any], Tensor] | None = None) -> Tensor:
+    """The labels of a batch.
+
+    Args:
+        batch: as a `DataLoader` gives it.
+        where: as `labels` of a `TransferabilityCallback`.
+
+    Raises:
+        ValueError: none there, several that may be meant, or no tensor.
+
+    Example:
+        >>> labels_of({"image": torch.zeros(1, 3, 2, 2), "mask": torch.ones(1, 2, 2, dtype=torch.int64)})
+        tensor([[[1, 1],
+                 [1, 1]]])
+    """
+    if callable(where):
+        labels = where(batch)
+    else:
+        usual: tuple[str | int, ...] = LABELS if isinstance(batch, Mapping) else (1,)
+        pairs = batch if isinstance(batch, Mapping) else enumerate(batch) if isinstance(batch, Sequence) else ()
+        items = dict(pairs)
+        found = [name for name in (usual if where is None else (where,)) if name in items]
+        if len(found) != 1:
+            kind = f"{type(batch).__name__} of {', '.join(map(repr, items)) or 'no items'}"
+            raise ValueError(
+                f"a batch is a {kind}: {len(found)} of them may be the labels; say which by labels, as in"
+                ' TransferabilityCallback(..., labels="mask") or labels=lambda batch: batch["mask"]'
+            )
+        labels = items[found[0]]
+    if not isinstance(labels, Tensor):
+        raise ValueError(f"the labels of a batch are a {type(labels).__name__}, expected a tensor [B, H, W]")
+    return labels

@@ -2,9 +2,11 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -12,26 +14,31 @@ from jaxtyping import Float, Float64, Integer
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from .._collectives import gathered_objects, rank
+from .._collectives import failing_together, gathered_objects, options_of, rank, require_agreement
+from .._digest import digest, of_tensor
+from .._errors import in_a_line
+from .._meeting import meet, tell_failure
 from .._ops import Size
-from ..batches import Source
+from ..batches import Source, holds_nothing
 from ..maps import MIN_PIXELS, Mapper, ScoreMap
 from ..metrics import DEFAULT_METRICS, MetricLike, as_metric
 from ..pixels import GridName, Pixels, class_scores, on_one_grid
 from ..sampling import Sampling
 from ..score import SOURCE_SAMPLE, Scorer
-from ..statistics import Running, Statistic, all_reduce
+from ..statistics import PixelSample, Running, Statistic, all_reduce
 from ..transport import SolverLike
 from .hooks import FeatureTap, Layer, tap
 
 NUMBERS = ("pixels", "height", "width")  # pixels so far, which number those to come, and the size of an image
+RESTORED = "restored"  # what the names of restored statistics in a checkpoint begin with
 
 
 class LiveMetric(Metric):
     """What scores and maps of live features share: statistics, by name, that grow with every batch.
 
     The statistics take their shapes from the first batch, so they are kept beside the states of torchmetrics and not
-    among them.
+    among them. What was restored from a checkpoint is kept apart, by a digest: of ranks that restored the same, one
+    counts it.
 
     Args:
         num_classes: K, number of target classes.
@@ -56,9 +63,11 @@ class LiveMetric(Metric):
         self.features_are_logits = features_are_logits
         self.grid = grid
         self._running: dict[str, Running] = {}
+        self._restored: dict[str, dict[str, Statistic]] = {}
         self._numbers: dict[str, int] = {}
         self._numbers_kept: dict[str, int] = {}
         self._is_persistent = False
+        self._has_failed = False
 
     def update(
         self,
@@ -66,7 +75,7 @@ class LiveMetric(Metric):
         labels: Integer[Tensor, "..."],
         logits: Float[Tensor, "..."] | None = None,
     ) -> None:
-        """Adds a batch; on a GPU nothing waits for it.
+        """Adds a batch; on a GPU nothing waits for it. A batch of no image adds nothing.
 
         Args:
             features: `[N, D]`, `[B, D, H, W]` or, of a transformer, `[B, N, D]`.
@@ -77,7 +86,19 @@ class LiveMetric(Metric):
             ValueError: as `pixels.on_one_grid` and `Scorer`, or logits beside features that are class scores. On a GPU
                 it is `compute` that raises for labels outside the classes and features that are NaN or infinite.
         """
-        scores = class_scores(features, logits, self.features_are_logits)
+        try:
+            if not holds_nothing(features, labels):
+                self._add(features, labels, class_scores(features, logits, self.features_are_logits))
+        except Exception as error:
+            tell_failure(in_a_line(error))
+            self._has_failed = True
+            raise
+        if self._has_failed:
+            tell_failure("")
+            self._has_failed = False
+
+    def _add(self, features: Tensor, labels: Tensor, scores: Tensor | None) -> None:
+        """Adds a batch of features, labels and class scores."""
         with torch.autocast(features.device.type, enabled=False):
             pixels = on_one_grid(
                 features,
@@ -88,6 +109,9 @@ class LiveMetric(Metric):
                 offset=self._numbers.get("pixels", 0),
             )
             statistics = self._statistics(pixels)
+            for restored in self._restored.values():
+                for name, statistic in restored.items():
+                    statistic.require_alike(statistics[name])
             self._running = {
                 name: self._running.get(name, Running()) + statistic for name, statistic in statistics.items()
             }
@@ -106,11 +130,26 @@ class LiveMetric(Metric):
     def _check_numbers(self, numbers: Sequence[dict[str, int]]) -> None:
         """Raises where pixels of such numbers cannot be merged; empty ones are of no pixel."""
 
+    def _options(self) -> dict[str, str]:
+        """What all ranks must have been told alike, by name."""
+        return {"class": type(self).__name__, "features_are_logits": str(self.features_are_logits), "grid": self.grid}
+
+    def _sums(self, restored: Iterable[str]) -> dict[str, Statistic]:
+        """The statistics of the batches that were met here and of what was restored from these origins, by name."""
+        sums: dict[str, Running] = defaultdict(Running)
+        for statistics in (self._restored[origin] for origin in restored):
+            for name, statistic in statistics.items():
+                sums[name] += statistic
+        for name, running in self._running.items():
+            sums[name] += running.total
+        return {name: running.total for name, running in sums.items()}
+
     def _totals(self) -> dict[str, Statistic]:
         """The statistics of all batches, by name."""
-        if not self._running:
+        totals = self._sums(self._restored)
+        if not totals:
             raise ValueError(f"{type(self).__name__} has seen no pixel: update it before it is computed")
-        return {name: running.total for name, running in self._running.items()}
+        return totals
 
     @contextmanager
     def attach(self, model: nn.Module, layer: Layer, logits_layer: Layer | None = None) -> "Iterator[LiveFeatures]":
@@ -131,7 +170,7 @@ class LiveMetric(Metric):
     def reset(self) -> None:
         """Forgets all pixels."""
         super().reset()
-        self._running, self._numbers = {}, dict(self._numbers_kept)
+        self._running, self._restored, self._numbers = {}, {}, dict(self._numbers_kept)
 
     def forward(self, *pixels: Any, **named_pixels: Any) -> Any:
         """Adds a batch, and gives what `compute` gives of this batch alone."""
@@ -140,7 +179,9 @@ class LiveMetric(Metric):
         try:
             return super().forward(*pixels, **named_pixels)
         except Exception:
+            has_failed = self._has_failed
             self.__dict__.update(before)  # a batch that is refused leaves no trace
+            self._has_failed = has_failed
             raise
         finally:
             self._numbers_kept = {}
@@ -150,25 +191,35 @@ class LiveMetric(Metric):
     @property
     def metric_state(self) -> dict[str, Any]:
         """The statistics, which never change in place, and the numbers that go with them."""
-        return {"_running": dict(self._running), "_numbers": dict(self._numbers)}
+        return {name: dict(getattr(self, name)) for name in ("_running", "_restored", "_numbers")}
 
     def _copy_state_dict(self) -> dict[str, Any]:
         return self.metric_state
 
     def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
+        if self.metric_state.keys() != incoming_state.keys():
+            raise TypeError(
+                f"{type(self).__name__} merges with its like alone; torchmetrics.wrappers.Running and whatever else"
+                " copies states tensor by tensor does not see what it has met: reset it, or make one for each window"
+            )
         self._check_numbers([self._numbers, incoming_state["_numbers"]])
         for name, running in incoming_state["_running"].items():
             self._running[name] = running + self._running[name].total if name in self._running else running
+        self._restored = incoming_state["_restored"] | self._restored
         self._numbers = _largest([self._numbers, incoming_state["_numbers"]])
         self._computed, self._update_count = None, max(self._update_count, 1)
 
     def _sync_dist(self, dist_sync_fn: Any = None, process_group: Any = None) -> None:
         group = process_group or self.process_group
-        numbers = gathered_objects(self._numbers, group)
+        meet(group)
+        told = gathered_objects((self._options(), self._numbers, list(self._restored)), group)
+        options, numbers, restored = zip(*told, strict=True)
+        require_agreement(dict(enumerate(options)))
         self._check_numbers(numbers)
-        totals = {name: running.total for name, running in self._running.items()}
+        counted_before = set(chain.from_iterable(restored[: rank(group)]))
+        totals = self._sums(origin for origin in self._restored if origin not in counted_before)
         self._running = {name: Running((merged,)) for name, merged in all_reduce(totals, group).items()}
-        self._numbers = _largest(numbers)
+        self._restored, self._numbers = {}, _largest(numbers)
 
     @contextmanager
     def sync_context(self, *syncing: Any, **named: Any) -> Iterator[None]:
@@ -184,9 +235,15 @@ class LiveMetric(Metric):
     def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> nn.Module:
         self._computed = self._forward_cache = None
         super()._apply(fn, exclude_state)
-        for name, running in self._running.items():
-            device = fn(torch.zeros(1, device=running.total.device)).device  # and never another precision
-            self._running[name] = Running((running.total.to(device),))
+
+        def moved(statistic: Statistic) -> Statistic:
+            return statistic.to(fn(torch.zeros(1, device=statistic.device)).device)  # and never in another precision
+
+        self._running = {name: Running((moved(running.total),)) for name, running in self._running.items()}
+        self._restored = {
+            origin: {name: moved(statistic) for name, statistic in statistics.items()}
+            for origin, statistics in self._restored.items()
+        }
         return self
 
     def persistent(self, mode: bool = False) -> None:
@@ -196,12 +253,15 @@ class LiveMetric(Metric):
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if self._is_persistent:
-            for name in NUMBERS:
-                destination[f"{prefix}{name}"] = torch.tensor(self._numbers.get(name, 0))
-            destination[f"{prefix}num_classes"] = torch.tensor(self.num_classes)
-            for name, running in self._running.items():
-                fields = running.total.state()
-                destination.update({f"{prefix}{name}.{field}": tensor for field, tensor in fields.items()})
+            numbers = {name: self._numbers.get(name, 0) for name in NUMBERS} | {"num_classes": self.num_classes}
+            numbers["rank"] = -1 if self._is_synced else rank()  # whose pixels these are: -1 for those of all ranks
+            destination.update({f"{prefix}{name}": torch.tensor(n, device="cpu") for name, n in numbers.items()})
+            here = {name: running.total for name, running in self._running.items()}
+            restored = {f"{RESTORED}.{origin}.": statistics for origin, statistics in self._restored.items()}
+            for start, statistics in ({"": here} | restored).items():
+                for name, statistic in statistics.items():
+                    fields = statistic.state()
+                    destination.update({f"{prefix}{start}{name}.{field}": tensor for field, tensor in fields.items()})
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, metadata: Any, strict: bool, missing: list[str], *errors: Any
@@ -213,16 +273,22 @@ class LiveMetric(Metric):
             classes = numbers.pop("num_classes")
             if classes not in (-1, self.num_classes):
                 raise ValueError(f"statistics of {classes} classes, not of num_classes={self.num_classes}")
+        saver = int(state_dict.pop(f"{prefix}rank", -1))
         if numbers["pixels"] > 0:
             self._numbers, self._update_count = numbers, 1
-            for name, statistic in self._statistic_types().items():
-                start = f"{prefix}{name}."
-                keys = [key for key in state_dict if key.startswith(start)]
-                state = {key.removeprefix(start): state_dict.pop(key).to(self.device) for key in keys}
-                if state:
-                    self._running[name] = Running((statistic.from_state(state),))
-                else:
-                    missing.append(f"{prefix}{name}")
+            begin = f"{prefix}{RESTORED}."
+            origins = {key.removeprefix(begin).partition(".")[0] for key in state_dict if key.startswith(begin)}
+            for start, origin in {prefix: "", **{f"{begin}{origin}.": origin for origin in sorted(origins)}}.items():
+                fields = {name: _taken(state_dict, f"{start}{name}.") for name in self._statistic_types()}
+                if any(fields.values()) or not origins:
+                    self._restored[origin or _origin(saver, fields)] = {
+                        name: self._statistic_types()[name].from_state(
+                            {field: tensor.to(self.device) for field, tensor in state.items()}
+                        )
+                        for name, state in fields.items()
+                        if state
+                    }
+                    missing.extend(f"{start}{name}" for name, state in fields.items() if not state)
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, *errors)
 
 
@@ -256,7 +322,9 @@ class TransferabilityScore(LiveMetric):
     process that sample (`merge_state`).
 
     Args:
-        metrics: as for `Scorer`.
+        metrics: as for `Scorer`. Of a single one that stands without a list, `compute` and `forward` give the score and
+            no dictionary, as `LightningModule.log` and the wrappers of torchmetrics need it: `BootStrapper`,
+            `MetricTracker`, `MinMaxMetric`.
         num_classes: K, number of target classes.
         num_source_classes: as for `Scorer`.
         ignore_index: label of the pixels to leave out.
@@ -265,7 +333,7 @@ class TransferabilityScore(LiveMetric):
         stream_pixels: as for `Scorer`.
         num_features: D, number of channels of the features; that of the first batch by default.
         source: for metrics that need a source, the source data set seen through the same model: batches as for
-            `Scorer`, which are read anew at every `compute` and `forward`, or a `PixelSample`.
+            `Scorer`, which are read anew at every `compute` and `forward`, or a `PixelSample`; the same on every rank.
         features_are_logits: whether the features are the source model's class scores, for metrics that read these.
         grid: where features and labels meet: "features" or "labels", as for `pixels.on_one_grid`.
         progress: whether `compute` shows progress bars.
@@ -282,6 +350,10 @@ class TransferabilityScore(LiveMetric):
         ...     metric.update(torch.randn(2, 5, 8, 8), torch.randint(0, 3, (2, 16, 16)))
         >>> sorted(metric.compute())
         ['leep', 'logme']
+        >>> metric = TransferabilityScore("logme", num_classes=3)
+        >>> metric.update(torch.randn(2, 5, 8, 8), torch.randint(0, 3, (2, 16, 16)))
+        >>> metric.compute().shape
+        torch.Size([])
     """
 
     def __init__(
@@ -312,6 +384,7 @@ class TransferabilityScore(LiveMetric):
             stream_pixels=stream_pixels,
             progress=progress,
         )
+        self._is_single = isinstance(metrics, str) or not isinstance(metrics, Sequence)
         self.num_features = num_features
         self.source = source
         if self.scorer.coupled and (source is None or isinstance(source, Iterator)):
@@ -328,21 +401,37 @@ class TransferabilityScore(LiveMetric):
     def _statistic_types(self) -> dict[str, type[Statistic]]:
         return self.scorer.statistic_types()
 
-    def compute(self) -> dict[str, Float64[Tensor, ""]]:
+    def _options(self) -> dict[str, str]:
+        return super()._options() | self.scorer.options
+
+    def _source_sample(self, source: Source) -> PixelSample:
+        """The drawn source pixels; while ranks are merged, all must have drawn the same."""
+        if not self._is_synced:
+            return self.scorer.source_sample(source)
+        with failing_together(self.process_group):
+            sample = self.scorer.source_sample(source)
+        drawn = digest(chain.from_iterable(of_tensor(tensor.cpu()) for tensor in (sample.key, sample.labels)))
+        told = gathered_objects({"source, whose pixels must come in one order": drawn}, self.process_group)
+        require_agreement(dict(enumerate(told)))
+        return sample
+
+    def compute(self) -> Float64[Tensor, ""] | dict[str, Float64[Tensor, ""]]:
         """The scores of all pixels since the last reset, by name: 0-d, higher is better.
 
         Raises:
-            ValueError: no pixel, or pixels that are bad.
+            ValueError: no pixel, pixels that are bad, or ranks that were told to do different things.
             ConvergenceError: as `Scorer`.
+            RuntimeError: a rank that ended, or failed.
         """
         totals = self._totals()
         device = next(iter(totals.values())).device
         with torch.autocast(device.type, enabled=False):
             if self.source is not None and self.scorer.coupled:
-                totals[SOURCE_SAMPLE] = self.scorer.source_sample(self.source)
+                totals[SOURCE_SAMPLE] = self._source_sample(self.source)
             self.scorer.warn_if_fewer(totals)
             scores = self.scorer.scores(totals)
-        return {name: torch.tensor(score.score, dtype=torch.float64, device=device) for name, score in scores.items()}
+        values = {name: torch.tensor(s.score, dtype=torch.float64, device=device) for name, s in scores.items()}
+        return next(iter(values.values())) if self._is_single else values
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:
         """Draws one result of `compute`, or a list of them, by torchmetrics."""
@@ -413,6 +502,9 @@ class TransferabilityMap(LiveMetric):
     def _statistic_types(self) -> dict[str, type[Statistic]]:
         return {str(self.look): self.look.statistic}
 
+    def _options(self) -> dict[str, str]:
+        return super()._options() | options_of(self.mapper, but=("device", "progress"))
+
     def compute(self) -> ScoreMap:
         """The map of all images since the last reset.
 
@@ -437,6 +529,17 @@ class TransferabilityMap(LiveMetric):
         # torchmetrics copies the tensors that it finds in a result; a map is frozen, and it does not look into this.
         wrapped = super()._wrap_compute(lambda: partial(_same, compute()))
         return lambda: wrapped()()
+
+
+def _taken(state_dict: dict[str, Any], start: str) -> dict[str, Tensor]:
+    """The values whose names begin so, by the rest of their names; they are no longer in the dictionary."""
+    return {name.removeprefix(start): state_dict.pop(name) for name in list(state_dict) if name.startswith(start)}
+
+
+def _origin(saver: int, fields: dict[str, dict[str, Tensor]]) -> str:
+    """Tells what one rank has saved from what others have."""
+    tensors = [tensor for state in fields.values() for _, tensor in sorted(state.items())]
+    return digest([str(saver).encode(), *chain.from_iterable(of_tensor(tensor.cpu()) for tensor in tensors)])
 
 
 def _same(value: ScoreMap) -> ScoreMap:
