@@ -27,9 +27,9 @@ from timing import medians, table
 from torch_trf import FeatureFolder, Mapper, Sampling, ScoreMap, Scorer, otce
 from torch_trf.statistics import PixelSample
 from torch_trf.transport import Coupling, Exact, Sinkhorn, Solver, _iterations, couple
-from torch_trf.transport._costs import c_transform
+from torch_trf.transport._costs import c_transform, shifted
 from torch_trf.transport._import import import_quietly
-from torch_trf.transport._kernels import DenseKernel, OnlineKernel
+from torch_trf.transport._kernels import DenseKernel, KeopsKernel, OnlineKernel
 from torch_trf.transport._problem import Problem
 
 T = TypeVar("T")
@@ -116,7 +116,8 @@ def _coupling(sample: Sample, *arrays: np.ndarray) -> Coupling:
     mass = torch.zeros(int(labels.max()) + 1, int(source_labels.max()) + 1, dtype=torch.float64)
     mass.index_put_((labels[column], source_labels[row]), flow, accumulate=True)
     cost = (flow * (source[row] - target[column]).square().sum(-1)).sum()
-    dual = potential.mean() + c_transform(source, target, potential).mean()
+    source_potential = c_transform(source, target, shifted(target, potential)) + source.square().sum(-1)
+    dual = potential.mean() + source_potential.mean()
     weights = [torch.bincount(index, flow, len(x)) for index, x in ((row, source), (column, target))]
     error = sum((weight - 1 / len(weight)).abs().sum() for weight in weights)
     exact = {"epsilon": torch.zeros(()), "iterations": torch.ones(()), "converged": torch.tensor(True)}
@@ -248,7 +249,7 @@ def iteration_rows(data: Data, pixels: int) -> list[tuple[str, ...]]:
         "products with the plan": of(DenseKernel(problem, potential)),
     }
     try:
-        online = of(OnlineKernel(problem))
+        online = of(KeopsKernel(problem))
         online()  # compiles
         functions["logarithms, KeOps"] = online
     except Exception as error:
@@ -285,7 +286,7 @@ def map_rows(data: Data, rounds: int) -> list[tuple[str, ...]]:
     maps: dict[str, ScoreMap] = {}
     seconds = medians(
         {
-            solver: partial(keep, maps, solver, partial(mapper, data.target, data.source))
+            solver: partial(keep, maps, solver, partial(mapper, data.target, source=data.source))
             for solver, mapper in mappers.items()
         },
         rounds,

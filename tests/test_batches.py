@@ -58,6 +58,12 @@ def test_tensors_are_numbered_through(images):
     assert pixels[1].logits is pixels[1].features
 
 
+def test_batches_of_no_image_are_left_out(images):
+    features, labels = images[:2]
+    stream = [(features[:0], labels[:0]), (features, labels), (features[:0], labels[:0]), (features, labels)]
+    assert [pixels.offset for pixels in as_pixels(stream)] == [0, labels.numel()]
+
+
 def test_rows_are_images_of_one_row(images):
     (pixels,) = as_pixels([(torch.zeros(6, 3), torch.zeros(6, dtype=torch.int64))])
     assert (pixels.features.shape, pixels.labels.shape) == ((1, 3, 1, 6), (1, 1, 6))

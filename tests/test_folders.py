@@ -210,3 +210,9 @@ def test_a_folder_without_labels_is_told(tmp_path):
     labeled_folder(tmp_path, [250, 250])
     with pytest.raises(ValueError, match=rf"^{tmp_path}: no labeled pixel: every label is ignore_index=250"):
         score_folder(tmp_path, ignore_index=250)
+
+
+def test_a_label_too_large_for_a_class_is_told_with_the_folder(tmp_path):
+    labeled_folder(tmp_path, [0, 2**24 - 1])
+    with pytest.raises(ValueError, match=rf"^{tmp_path}: label 16777215 is the largest, too large to be"):
+        score_folder(tmp_path)

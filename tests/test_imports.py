@@ -12,8 +12,9 @@ from .helpers import run_python
 ROOT = Path(torch_trf.__file__).parent
 LAYERS = [  # a part imports from earlier lines alone, and from none of its own line
     {"__version__"},
+    {"_errors"},
     {"_checks", "_class_path", "_collectives", "_entries", "_files", "_ops", "_versions"},
-    {"_digest"},
+    {"_digest", "_meeting"},
     {"pixels"},
     {"statistics"},
     {"transport"},

@@ -2,7 +2,7 @@
 
 import copy
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 HOSTILE = (  # what may stand where something else is expected
@@ -56,6 +56,16 @@ def damaged_value(value: Any, chance: random.Random) -> Any:
     else:
         holder[key] = copy.deepcopy(chance.choice(HOSTILE))
     return whole.get("")
+
+
+def read_unless_told(read: Callable[[], Any], name: str) -> Any:
+    """What a function reads; None where it says, by a ValueError that has this name, that it cannot."""
+    try:
+        return read()
+    except ValueError as error:
+        if name not in str(error):
+            raise
+        return None
 
 
 def _places(value: Any) -> Iterator[tuple[Any, Any]]:
