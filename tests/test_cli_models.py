@@ -331,10 +331,11 @@ class OneScore(nn.Sequential):
         super().__init__(nn.Conv2d(3, 6, 2, stride=2), nn.Conv2d(6, 1, 1))
 
 
-def test_extract_refuses_the_one_output_of_a_binary_model(data, capsys):
+def test_the_one_output_of_a_binary_model_is_extracted_and_told_when_it_is_scored(data, capsys):
     model = {"class_path": "tests.test_cli_models.OneScore"}
-    assert extract(data, candidate=candidate(layer="0", logits_layer="1", model=model)) == 2
-    assert "the class scores have one channel" in capsys.readouterr().err
+    assert extract(data, candidate=candidate(layer="0", logits_layer="1", model=model)) == 0
+    assert main(["score", "--target", str(data / "made"), "--logits", "logits", "--metrics", "leep"]) == 0
+    assert "note: the class scores have one channel" in capsys.readouterr().err
 
 
 def test_extract_goes_on_where_it_ended(data, capsys):

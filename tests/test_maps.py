@@ -162,10 +162,10 @@ def test_a_source_model_that_knows_half_the_image(device):
     predictions = torch.nn.functional.one_hot(labels, 2).movedim(-1, 1).double()
     predictions[..., 4:] = 0
     for metric in ("leep", "nce"):
-        score_map = map_of(metric, 2000 * predictions, labels, patch_size=(2, 4))
+        score_map = map_of(metric, 2000 * predictions - 1, labels, patch_size=(2, 4))
         assert_close(score_map.values, [[0, -math.log(2)]] * 3)
     assert_close(map_of("hscore", predictions, labels, patch_size=(2, 4)).values, [[1, 0]] * 3)
-    score_map = map_of("leep", 2000 * predictions, labels, patch_size=(2, 4))
+    score_map = map_of("leep", 2000 * predictions - 1, labels, patch_size=(2, 4))
     assert_close(score_map.exp().values, [[1, 0.5]] * 3)
     assert (score_map.unit, score_map.exp().unit) == ("nats", "likelihood")
     assert (score_map.name, score_map.exp().name) == ("local leep", "exp(local leep)")

@@ -92,7 +92,7 @@ def test_the_figure_says_what_it_shows():
 )
 def test_the_color_bar_says_which_map_it_is(first_look, scale, label):
     labels = torch.randint(0, 3, (1, 9, 13), generator=torch.Generator().manual_seed(0))
-    logits = torch.nn.functional.one_hot(labels, 3).movedim(-1, 1).double()
+    logits = torch.nn.functional.one_hot(labels, 3).movedim(-1, 1).double() - 1
     score_map = torch_trf.transferability_map("leep", logits, labels, logits, patch_size=4, first_look=first_look)
     _, bar = draw_map(score_map.exp() if scale == "exp" else score_map).axes
     assert bar.get_ylabel() == f"{label}; higher is better"
