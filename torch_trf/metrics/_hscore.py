@@ -101,16 +101,15 @@ class HScore(TransferabilityMetric):
 
 def principal_variances(moments: Moments) -> tuple[Float64[Tensor, "*batch D"], Float64[Tensor, "*batch D"]]:
     """Scatter of the features along their principal directions, ascending, and the part that lies between classes."""
-    centered = moments.centered
-    return _variances(centered, centered.offset_gram, centered.offset_class_sum)
+    return _variances(moments, moments.scatter, moments.class_deviation)
 
 
 def _scaled_variances(moments: Moments) -> tuple[Float64[Tensor, "*batch D"], Float64[Tensor, "*batch D"]]:
     """The same of features whose channels have a scatter of 1 each, or 0 where they are constant."""
-    centered, spread = moments.centered, moments.spread
+    spread = moments.spread
     scale = torch.where(spread > 0, 1 / spread, 0)
-    correlation = centered.offset_gram * scale.unsqueeze(-1) * scale.unsqueeze(-2)
-    return _variances(centered, correlation, centered.offset_class_sum * scale.unsqueeze(-2))
+    correlation = moments.scatter.mul_(scale.unsqueeze(-1)).mul_(scale.unsqueeze(-2))
+    return _variances(moments, correlation, moments.class_deviation.mul_(scale.unsqueeze(-2)))
 
 
 def _variances(

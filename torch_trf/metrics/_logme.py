@@ -99,7 +99,7 @@ class LogME(TransferabilityMetric):
         """Features of which rounding leaves too little beside the largest."""
         if (vanishing := moments.vanishing(together=True)) is not None:
             return vanishing
-        large = EPS * moments.channels * moments.mean_square.sum(-1) > HARMLESS_ROUNDING
+        large = EPS * moments.channels * moments.most_mean_square > HARMLESS_ROUNDING
         if not large.any():
             return None
         moments = moments[large]

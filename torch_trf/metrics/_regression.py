@@ -37,9 +37,12 @@ def regression(moments: Moments) -> Regression:
 def may_be_rounded(moments: Moments, sigma: Float64[Tensor, "*batch D"]) -> Bool[Tensor, "*batch"]:
     """Where the rounding of the largest eigenvalues may be more than others that count."""
     rounding = _rounding(sigma).squeeze(-1)
+    is_large = rounding > HARMLESS_ROUNDING * moments.count
+    if not is_large.any():
+        return is_large
     rank = torch.minimum(moments.count, (moments.mean_square > 0).sum(-1)).clamp(min=1)
     least = sigma.gather(-1, (sigma.shape[-1] - rank).unsqueeze(-1)).squeeze(-1)
-    return (rounding > HARMLESS_ROUNDING * moments.count) & (rounding > DIGITS * least)
+    return is_large & (rounding > DIGITS * least)
 
 
 def regression_of_factor(moments: Moments, *, roundings: int = 0) -> Regression:

@@ -121,7 +121,14 @@ class Moments(Statistic):
     @property
     def scatter(self) -> Float64[Tensor, "*batch D D"]:
         """Σ (x - mean)(x - mean)ᵀ over all pixels."""
-        return self.centered.offset_gram
+        total = self.offset_class_sum.sum(-2)
+        return torch.addcmul(self.offset_gram, total.unsqueeze(-1), self._mean_offset.unsqueeze(-2), value=-1)
+
+    @property
+    def class_deviation(self) -> Float64[Tensor, "*batch K D"]:
+        """Σ (x - mean) over the pixels of each class, the mean being that of all."""
+        class_count = self.class_count.to(torch.float64).unsqueeze(-1)
+        return torch.addcmul(self.offset_class_sum, class_count, self._mean_offset.unsqueeze(-2), value=-1)
 
     @property
     def covariance(self) -> Float64[Tensor, "*batch D D"]:
@@ -145,6 +152,12 @@ class Moments(Statistic):
         """Σx² / N of each channel; NaN without a pixel."""
         return self.mean.square() + self.spread.square() / self.count.unsqueeze(-1)
 
+    @property
+    def most_mean_square(self) -> Float64[Tensor, "*batch"]:
+        """No less than Σ‖x‖² / N, and no more than twice that and twice the square of a pixel."""
+        around_origin = self.offset_gram.diagonal(dim1=-2, dim2=-1).sum(-1)
+        return 2 * (self.origin.square().sum(-1) + around_origin / self.count)
+
     def vanishing(self, *, power: int = 2, together: bool = False) -> str | None:
         """What to say of features that vary by so little that their squares, or fourth powers, vanish; None of others.
 
@@ -153,10 +166,14 @@ class Moments(Statistic):
             together: whether all channels must be so small, or any.
         """
         square = self.offset_gram.diagonal(dim1=-2, dim2=-1)
-        varies = (square > 0) | (self.offset_class_sum != 0).any(-2)
-        if together:
-            square, varies = square.sum(-1, keepdim=True), varies.any(-1, keepdim=True)
-        vanishes = (varies & (square < SMALLEST ** (2 / power))).nonzero()
+        square = square.sum(-1, keepdim=True) if together else square
+        is_small = square < SMALLEST ** (2 / power)
+        where = is_small.any(-1)
+        if not where.any():
+            return None
+        varies = (self.offset_class_sum[where] != 0).any(-2)
+        varies = (varies.any(-1, keepdim=True) if together else varies) | (square[where] > 0)
+        vanishes = (varies & is_small[where]).nonzero()
         if not len(vanishes):
             return None
         which = "every channel varies" if together else f"channel {int(vanishes[0, -1])} varies"
@@ -178,8 +195,12 @@ class Moments(Statistic):
     @property
     def centered(self) -> "Moments":
         """The same moments, held around the mean; around the origin without a pixel."""
-        offset = self.offset_class_sum.sum(-2) / self.count.clamp(min=1).unsqueeze(-1)
-        return self._moved(-offset, self.origin + offset)
+        return self._moved(-self._mean_offset, self.origin + self._mean_offset)
+
+    @property
+    def _mean_offset(self) -> Float64[Tensor, "*batch D"]:
+        """From the origin to the mean; 0 without a pixel."""
+        return self.offset_class_sum.sum(-2) / self.count.clamp(min=1).unsqueeze(-1)
 
     def around(self, origin: Float64[Tensor, "*batch D"]) -> "Moments":
         """The same moments, held around another origin."""
