@@ -53,7 +53,8 @@ class Score:
     @property
     def std(self) -> float | None:
         """Sample standard deviation over the repeats; None with a single one."""
-        return torch.tensor(self.values, dtype=torch.float64).std().item() if len(self.values) > 1 else None
+        values = torch.tensor(self.values, dtype=torch.float64, device="cpu")
+        return values.std().item() if len(values) > 1 else None
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for a file."""

@@ -73,6 +73,7 @@ def test_lies_within_its_bounds(metric, pixels):
 
 
 @every_metric
+@pytest.mark.filterwarnings("ignore:the features of all .* pixels are equal")
 @pytest.mark.parametrize("scale", [0.0, 1e-3, 1e3])
 def test_lies_within_its_bounds_at_any_scale(metric, scale, device):
     tensor, labels = random_pixels(60, 4, 3, device=device)

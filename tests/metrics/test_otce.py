@@ -109,6 +109,7 @@ def test_numbers_of_classes(metric, size, data, device):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:the features of all .* pixels are equal")
 @every_coupled
 @settings(max_examples=15)
 @given(size=SIZES, copies=st.integers(2, 3))

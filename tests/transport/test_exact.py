@@ -6,20 +6,20 @@ import pytest
 import torch
 from hypothesis import given
 
-from torch_trf.transport import _exact
+from torch_trf.transport import _optimal
 
 from ..helpers import assert_close
-from .cases import SIZES, every_kind, expected, random_label_cost, random_problem, solve, stack
+from .cases import SIZES, equal_features, every_kind, expected, random_label_cost, random_problem, solve, stack
 
 every_size = pytest.mark.parametrize(("source_count", "target_count"), [(1, 1), (1, 7), (50, 2), (24, 24), (40, 30)])
 every_kind_of_one_coupling = pytest.mark.parametrize("kind", ["random", "outlier", "clusters of unequal size", "moved"])
 
 
-@pytest.fixture(params=[_exact.DENSE_PIXELS, 3], ids=["all pairs", "some pairs"])
+@pytest.fixture(params=[_optimal.DENSE_POINTS, 3], ids=["all pairs", "some pairs"])
 def pairs(request, monkeypatch):
     """Gives the simplex all pairs at once, or few and more of them when they turn out to matter."""
-    monkeypatch.setattr(_exact, "DENSE_PIXELS", request.param)
-    monkeypatch.setattr(_exact, "NEAREST", 2)  # so few that some are missed
+    monkeypatch.setattr(_optimal, "DENSE_POINTS", request.param)
+    monkeypatch.setattr(_optimal, "NEAREST", 2)  # so few that some are missed
 
 
 def assert_optimal(coupling, mean_cost):
@@ -45,6 +45,7 @@ def test_matches_assignment(kind, source_count, target_count, label_cost_scale, 
 
 
 @pytest.mark.slow
+@equal_features
 @pytest.mark.usefixtures("pairs")
 @every_kind
 @every_size
@@ -62,8 +63,8 @@ def test_some_pairs_suffice(sizes, device):
     pixels = random_problem(device=device, **sizes)
     coupling = solve(pixels)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_exact, "DENSE_PIXELS", 2)
-        patch.setattr(_exact, "NEAREST", 1)
+        patch.setattr(_optimal, "DENSE_POINTS", 2)
+        patch.setattr(_optimal, "NEAREST", 1)
         of_some = solve(pixels)
     assert_close(of_some.mass, coupling.mass)
     assert_close(of_some.cost, coupling.cost)
@@ -71,7 +72,7 @@ def test_some_pairs_suffice(sizes, device):
 
 @every_kind
 def test_hundreds_of_pixels_need_few_rounds(kind, device, monkeypatch):
-    monkeypatch.setattr(_exact, "DENSE_PIXELS", 50)
+    monkeypatch.setattr(_optimal, "DENSE_POINTS", 50)
     pixels = random_problem(600, 500, device=device, kind=kind)
     coupling = solve(pixels)
     mean_cost = torch.cdist(pixels[0], pixels[2]).square().mean()
@@ -89,7 +90,7 @@ def test_problems_side_by_side_are_solved_alone(device):
 
 
 def test_unfinished_simplex_is_an_error(device, monkeypatch):
-    monkeypatch.setattr(_exact, "MAX_PIVOTS", 1)
+    monkeypatch.setattr(_optimal, "MAX_PIVOTS", 1)
     with pytest.raises(RuntimeError, match="the exact coupling was not found: numItermax reached"):
         solve(random_problem(device=device))
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from torch_trf.transport import _kernels
-from torch_trf.transport._kernels import DenseKernel, OnlineKernel
+from torch_trf.transport import _costs, _kernels
+from torch_trf.transport._kernels import ChunkedKernel, DenseKernel, KeopsKernel
 
 from ..helpers import assert_close
 from .cases import CHANNELS, CLASSES, problem_of, random_problem
@@ -57,8 +57,11 @@ def test_dense_kernel_sums_over_the_plan(problem):
     assert_sums_over_the_plan(kernel, problem, *potentials(problem, 5))
 
 
-def test_online_kernel_sums_over_the_plan(problem):
-    assert_sums_over_the_plan(OnlineKernel(problem), problem, *potentials(problem, 5))
+@pytest.mark.parametrize("kernel", [KeopsKernel, ChunkedKernel])
+@pytest.mark.parametrize("numbers", [50, 2**20])  # some rows at a time, all rows
+def test_online_kernels_sum_over_the_plan(kernel, numbers, problem, monkeypatch):
+    monkeypatch.setattr(_costs, "CHUNK_NUMBERS", numbers)
+    assert_sums_over_the_plan(kernel(problem), problem, *potentials(problem, 5))
 
 
 def test_dense_kernel_follows_potentials_that_leave_single_precision(problem):

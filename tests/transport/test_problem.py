@@ -13,7 +13,7 @@ def single(pixels, label_cost=None):
 
 
 def costs(problem):
-    return (torch.cdist(problem.source, problem.target).square() - problem.surplus) * problem.unit
+    return (torch.cdist(problem.source + problem.shift, problem.target).square() - problem.surplus) * problem.unit
 
 
 @every_kind
@@ -29,12 +29,12 @@ def test_every_coupling_pays_the_ground_cost(kind, scale, device):
 
 
 @pytest.mark.parametrize("scale", [1e-100, 1e-6, 1.0, 1e6, 1e100])
-def test_unit_is_the_mean_cost_of_centered_sides(scale, device):
+def test_unit_is_about_the_mean_cost_of_centered_sides(scale, device):
     source, source_labels, target, target_labels = random_problem(device=device)
     problem = single([scale * source, source_labels, scale * target + scale * 1e5, target_labels])
-    assert_close(torch.cdist(problem.source, problem.target).square().mean(), 1.0)
+    assert 1 <= torch.cdist(problem.source, problem.target).square().mean() < 4
     expected = sum(x.var(0, correction=0).sum() for x in (source, target))
-    assert_close(problem.unit / scale**2, expected)
+    assert expected / 4.5 < problem.unit / scale**2 < 1.1 * expected  # medians for means
 
 
 def test_places_without_pixel_have_no_weight_and_are_not_read(device):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from torch_trf.transport import _sinkhorn
+from torch_trf.transport import _iterations, _sinkhorn
 
 from ..helpers import assert_close
 from .cases import (
@@ -82,6 +82,28 @@ def test_without_a_matrix(device, monkeypatch):
     online = solve(pixels, sinkhorn())
     assert_close(online.mass, dense.mass, **CLOSE)
     assert_close(online.cost, dense.cost, **CLOSE)
+
+
+def test_where_keops_does_not_run_pytorch_does_and_says_so_once(device, monkeypatch):
+    def without_compiler(*_):
+        raise OSError("no compiler in /bin")
+
+    pixels = stack([random_problem(device=device, seed=seed) for seed in (0, 7)])
+    dense = solve(pixels, sinkhorn())
+    monkeypatch.setattr(_sinkhorn, "DENSE_PAIRS", {"cpu": 0, "cuda": 0})
+    monkeypatch.setattr(_iterations, "KeopsKernel", without_compiler)
+    monkeypatch.setattr(_iterations, "FEW", 10)
+    _iterations.keops_runs.cache_clear()
+    try:
+        with pytest.warns(
+            UserWarning, match="KeOps does not run here .*no compiler in /bin.* chunks of plain PyTorch"
+        ) as met:
+            chunks = solve(pixels, sinkhorn())
+        assert len(met) == 1
+    finally:
+        _iterations.keops_runs.cache_clear()
+    assert_close(chunks.mass, dense.mass, **CLOSE)
+    assert_close(chunks.cost, dense.cost, **CLOSE)
 
 
 def test_memory_does_not_change_the_result(device, monkeypatch):

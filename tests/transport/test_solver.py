@@ -59,7 +59,7 @@ def test_a_solver_in_the_arguments_of_another():
         ({"class_path": "exact", "init_args": {"epsilon": 0.1}}, "solver: exact cannot be made: .*'epsilon'"),
         ({"class_path": "sinkhorn", "init_args": {"epsilon": 0}}, "epsilon must be above 0 and finite, not 0"),
         ({"class_path": "sinkhorn", "epsilon": 0.1}, "solver: .* is neither a path nor"),
-        ("collections.OrderedDict", "solver: 'collections.OrderedDict' makes a OrderedDict, which is no Solver"),
+        ("torch.nn.ReLU", "solver: torch.nn.ReLU makes a ReLU, not a Solver"),
     ],
 )
 def test_what_is_no_solver(what, message):
@@ -78,7 +78,9 @@ def test_what_is_no_solver(what, message):
         (Sinkhorn, {"tolerance": 0.0}, "tolerance must be above 0 and finite, not 0"),
         (Sinkhorn, {"tolerance": math.nan}, "tolerance must be above 0 and finite, not nan"),
         (Sinkhorn, {"max_iterations": 0}, "max_iterations must be at least 1, not 0"),
-        (Auto, {"sinkhorn": "sinkhorn"}, r"sinkhorn must be a Sinkhorn\(...\), not 'sinkhorn'"),
+        (Auto, {"sinkhorn": "sinkhorn"}, "sinkhorn must be Sinkhorn, not 'sinkhorn'"),
+        (Sinkhorn, {"epsilon": "0.1"}, "epsilon must be float, not '0.1'"),
+        (Exact, {"strict": "yes"}, "strict must be bool, not 'yes'"),
     ],
 )
 def test_bad_options_are_errors(solver, options, message):

@@ -141,9 +141,9 @@ def _named_classes(values: Int64[Tensor, "H W"], label_map: LabelMap, by_color: 
     unnamed = [value for value in present.tolist() if value not in class_of]
     if unnamed:
         first = ", ".join(f"#{value:06x}" if by_color else str(value) for value in unnamed[:5])
-        pixels = int(torch.isin(values, torch.tensor(unnamed)).sum())
+        pixels = int(torch.isin(values, torch.tensor(unnamed, device="cpu")).sum())
         raise ValueError(f"labels hold {first}, on {pixels:,} pixels, which the label map does not name")
-    return torch.tensor([class_of[value] for value in present.tolist()])[place]
+    return torch.tensor([class_of[value] for value in present.tolist()], device="cpu")[place]
 
 
 def _number(value: int | str) -> int:

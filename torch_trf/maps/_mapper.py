@@ -321,5 +321,5 @@ class Mapper:
 
 def _correspondence(count: int, source_count: int) -> Int64[Tensor, "{count}"]:
     """Which of the source's patches, along an axis, belongs to each of the target's."""
-    index = torch.arange(count, dtype=torch.float64) * source_count / count
+    index = torch.arange(count, dtype=torch.float64, device="cpu") * source_count / count
     return index.round().to(torch.int64).clamp(max=source_count - 1)  # halves go to even numbers

@@ -72,7 +72,7 @@ class DrawnPixels:
         running = Running()
         digests: dict[int, str] = {}
         classes: dict[int, int] = {}
-        label_counts = torch.zeros(IGNORED + 1, dtype=torch.int64)
+        label_counts = torch.zeros(IGNORED + 1, dtype=torch.int64, device="cpu")
         for each in images:
             running += each.sample
             digests[each.index], classes[each.index] = each.digest, int(each.label_counts[:IGNORED].count_nonzero())
@@ -116,6 +116,6 @@ class DrawnPixels:
 
 def _places(image: LabeledImage) -> Float64[Tensor, "1 3 H W"]:
     height, width = image.labels.shape
-    row, column = ((torch.arange(size, dtype=torch.float64) + 0.5) / size for size in (height, width))
-    number = torch.tensor(float(image.index), dtype=torch.float64)
+    row, column = ((torch.arange(size, dtype=torch.float64, device="cpu") + 0.5) / size for size in (height, width))
+    number = torch.tensor(float(image.index), dtype=torch.float64, device="cpu")
     return torch.stack(torch.broadcast_tensors(number, row.unsqueeze(-1), column)).unsqueeze(0)

@@ -87,7 +87,7 @@ def extract(
         first = first_images(images, missing, {})
         check_transform(candidate, transform, first)
         digests = {image.index: image.digest for image in first}
-        label_counts = torch.zeros(IGNORED + 1, dtype=torch.int64)
+        label_counts = torch.zeros(IGNORED + 1, dtype=torch.int64, device="cpu")
         for image, features in image_features(passes, tuple(dict.fromkeys(layers.values())), images, missing, "images"):
             require_same(image, digests)
             digests[image.index] = image.digest

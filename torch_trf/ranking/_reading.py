@@ -107,7 +107,7 @@ def _outputs(
     layers = tuple(dict.fromkeys(candidate.layer_of.values()))
     rows: dict[str, Tensor] = {}
     shown: dict[str, Tensor] = {}
-    labels = torch.empty(0, 0, dtype=torch.int64)
+    labels = torch.empty(0, 0, dtype=torch.int64, device="cpu")
     for image, features in image_features(passes, layers, images, indices, title):
         require_same(image, drawn.digests)
         if image.index == drawn.shown:

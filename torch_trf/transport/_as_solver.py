@@ -31,9 +31,6 @@ def as_solver(what: SolverLike) -> Solver:
     if isinstance(what, Solver):
         return what
     try:
-        solver = instantiate(what, SOLVERS)
+        return instantiate(what, SOLVERS, kinds=(Solver,))
     except ValueError as error:
         raise ValueError(f"solver: {error}") from error
-    if not isinstance(solver, Solver):
-        raise ValueError(f"solver: {what!r} makes a {type(solver).__name__}, which is no Solver")
-    return solver

@@ -28,11 +28,6 @@ class Auto(Solver):
     name: ClassVar[str] = "auto"
     sinkhorn: Sinkhorn = field(default_factory=Sinkhorn)
 
-    def __post_init__(self) -> None:
-        """Checks what is chosen from."""
-        if not isinstance(self.sinkhorn, Sinkhorn):
-            raise ValueError(f"sinkhorn must be a Sinkhorn(...), not {self.sinkhorn!r}")
-
     def choose(self, pixels: int, device: torch.device) -> Exact | Sinkhorn:
         """The solver for problems of at most so many pixels a side."""
         if device.type == "cpu" and pixels <= EXACT_PIXELS:

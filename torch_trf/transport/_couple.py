@@ -46,7 +46,7 @@ def couple(
 
     Raises:
         ValueError: shapes that do not belong together, labels outside the classes, features that are NaN, infinite or
-            so large that squared distances overflow, or a solver that is none.
+            so large or small that squared distances leave double precision, or a solver that is none.
         ConvergenceError: the solver is strict, and a coupling did not converge.
         RuntimeError: the exact coupling was not found.
 
@@ -57,6 +57,7 @@ def couple(
         ([[0.5, 0.0], [0.0, 0.5]], 1.0, 'exact')
     """
     sides = Sides.of(features, labels, source, num_classes, num_source_classes)
+    sides.warn_of_equal_features()
     return couple_sides(sides, label_cost=label_cost, solver=as_solver(solver), progress=progress)
 
 
@@ -83,8 +84,10 @@ def couple_sides(
         )
         if not problem.unit.isfinite().all():
             raise ValueError("the features are so large that their squared distances exceed double precision")
+        if (problem.unit < torch.finfo(torch.float64).tiny).any():
+            raise ValueError("the features are so small that their squared distances vanish in double precision")
         solved = solver.solve(problem, progress=progress)
-        solver.check(solved)
+        solver.check(solved, problem)
         for name, tensor in coupling.tensors().items():
             tensor[present] = solved.tensors()[name]
     return coupling._map(lambda tensor: tensor.reshape((*sides.shape[:-2], *tensor.shape[1:])))

@@ -66,6 +66,7 @@ def couple_jointly(
 
 def couple_sides_jointly(sides: Sides, *, gamma: float, solver: Solver, progress: bool = False) -> Coupling:
     """`couple_jointly`, of pixels that were checked."""
+    sides.warn_of_equal_features()
     if gamma == 1:
         return couple_sides(sides, solver=solver, progress=progress)
     # The ground cost divided by gamma, so that features stay as precise as they are.

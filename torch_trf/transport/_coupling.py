@@ -30,7 +30,7 @@ class Coupling(Entries):
             was rounded to a coupling.
         epsilon: of the entropic coupling, in the units of the cost; 0 of an exact one.
         iterations: of Sinkhorn at the last epsilon; of the exact solver, how many times the simplex ran.
-        converged: whether the marginal error is within the tolerance.
+        converged: whether the marginal error is within the tolerance, and the pixels' distances are told apart.
         solver: "exact" or "sinkhorn"; "exact, sinkhorn" where both solved a part.
 
     Where a side has no pixel, nothing was to be done: no error, no iteration, converged.
@@ -52,11 +52,11 @@ class Coupling(Entries):
         *,
         mass: Float64[Tensor, "p K Z"],
         cost: Float64[Tensor, "p"],
-        target_potential: Float64[Tensor, "p M"],
+        gap: Float64[Tensor, "p"],
         marginal_error: Float64[Tensor, "p"],
         epsilon: Float64[Tensor, "p"],
         iterations: Int64[Tensor, "p"],
-        tolerance: float,
+        converged: Bool[Tensor, "p"],
         solver: str,
     ) -> "Coupling":
         """Couplings of problems, in the units of the features.
@@ -64,23 +64,22 @@ class Coupling(Entries):
         Args:
             problem: that was solved.
             mass: as the attribute.
-            cost: in the problem's unit.
-            target_potential: dual, in the problem's unit; it bounds the least cost from below.
+            cost: in truth, in the problem's unit.
+            gap: the duality gap, in the problem's unit.
             marginal_error: as the attribute.
             epsilon: in the problem's unit.
             iterations: as the attribute.
-            tolerance: of the marginal error.
+            converged: as the attribute.
             solver: its name.
         """
-        gap = (cost - problem.lower_bound(target_potential)).clamp(min=0)
         return cls(
             mass=mass,
-            cost=(cost - problem.surplus) * problem.unit,
-            duality_gap=gap * problem.unit,
+            cost=cost * problem.unit,
+            duality_gap=gap.clamp(min=0) * problem.unit,
             marginal_error=marginal_error,
             epsilon=epsilon * problem.unit,
             iterations=iterations,
-            converged=marginal_error <= tolerance,
+            converged=converged,
             solver=solver,
         )
 
@@ -130,7 +129,9 @@ class Coupling(Entries):
     def from_json(cls, values: dict[str, Any]) -> "Coupling":
         """The coupling of `as_json`, on the CPU, the same to the last bit."""
         solver, shape, lists = values["solver"], values["shape"], values.keys() - {"solver", "shape"}
-        tensors = {name: torch.tensor(values[name], dtype=DTYPES.get(name, torch.float64)) for name in lists}
+        tensors = {
+            name: torch.tensor(values[name], dtype=DTYPES.get(name, torch.float64), device="cpu") for name in lists
+        }
         # Lists do not tell the shape where a leading dimension is empty.
         shaped = {name: value.reshape(shape if name == "mass" else shape[:-2]) for name, value in tensors.items()}
         return cls(**shaped, solver=solver)

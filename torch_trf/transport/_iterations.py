@@ -1,6 +1,9 @@
 """Sinkhorn's iteration in units of epsilon: annealed by GeomLoss, over-relaxed, and rounded to a coupling."""
 
+import math
+import warnings
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from jaxtyping import Float64, Int64
@@ -9,13 +12,14 @@ from torch.nn.functional import one_hot
 
 from .._entries import Entries
 from ._import import import_quietly
-from ._kernels import DenseKernel, OnlineKernel
+from ._kernels import ChunkedKernel, DenseKernel, KeopsKernel, OnlineKernel
 from ._problem import Problem, mean_squares
 
 ANNEALING = 0.5  # ratio of the scales from the extent of the points down to epsilon
 CHECKED = 10  # iterations from one look at the marginals to the next
 MOST_RELAXED = 1.98  # the relaxation parameter must stay below 2
 WORSE = 2.0  # a marginal error so many times the least one shows divergence
+FEW = 2000  # pixels a side for which is annealed where KeOps does not run
 RECOVERY = 0.7  # how the distance to 2 of the largest relaxation that is allowed after it shrinks with every look
 
 
@@ -60,8 +64,15 @@ def iterate(problem: Problem, tolerance: float, max_iterations: int, *, dense: b
     al., "A note on overrelaxation in the Sinkhorn algorithm", 2022.
     """
     kernel: DenseKernel | OnlineKernel
-    start = _annealed(problem, dense)
-    kernel = DenseKernel(problem, start) if dense else OnlineKernel(problem)
+    if dense:
+        start = _annealed(problem, "tensorized")
+        kernel = DenseKernel(problem, start)
+    elif keops_runs(problem.source.shape[-1], problem.num_classes, problem.precision, problem.source.device):
+        start = _annealed(problem, "online")
+        kernel = KeopsKernel(problem)
+    else:
+        start = _annealed_for_few(problem)
+        kernel = ChunkedKernel(problem)
     state = _State.start(problem, start)
     couplings = []
     iteration = 1
@@ -174,7 +185,48 @@ def _best_relaxation(omega: Float64[Tensor, "p"], rate: Float64[Tensor, "p"]) ->
     return torch.where((rate > omega - 1) & (rate < 1), best, omega)
 
 
-def _annealed(problem: Problem, dense: bool) -> Float64[Tensor, "p M"]:
+@cache
+def keops_runs(coordinates: int, num_classes: int, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether KeOps runs here, tried on two pixels with all sums that it would compile; warns where it does not."""
+    points, labels = torch.eye(2, coordinates, dtype=dtype, device=device), torch.zeros(2, dtype=torch.int64)
+    pixels = points[None], labels.to(device)[None]
+    few = Problem.of(*pixels, source=pixels, num_classes=num_classes, num_source_classes=1)
+    try:
+        kernel, potential = KeopsKernel(few), _annealed(few, "online")
+        values = torch.cat([_one_hot(few.target_labels, num_classes), few.target], -1)
+        kernel.plan_times(kernel.source_potential(potential), potential, values)
+    except Exception as error:  # whatever its import, its compiler and its cache folder may raise
+        warnings.warn(
+            f"KeOps does not run here ({type(error).__name__}: {error}); it needs a C++ compiler and a cache folder"
+            " that can be written (KEOPS_CACHE_FOLDER). Sinkhorn sums in chunks of plain PyTorch instead; on a CPU"
+            " solver='exact' is faster",
+            stacklevel=2,
+        )
+        return False
+    return True
+
+
+def _annealed_for_few(problem: Problem) -> Float64[Tensor, "1 M"]:
+    """A target potential to begin with: that for some of the pixels, at all of them."""
+    source, target = (
+        drawn[:: math.ceil(len(drawn) / FEW)]
+        for drawn in (weight[0].nonzero().squeeze(-1) for weight in (problem.source_weight, problem.target_weight))
+    )
+    few = replace(
+        problem,
+        source=problem.source[:, source],
+        source_labels=problem.source_labels[:, source],
+        source_weight=torch.ones_like(problem.source_weight[:, source]) / len(source),
+        target=problem.target[:, target],
+        target_labels=problem.target_labels[:, target],
+        target_weight=torch.ones_like(problem.target_weight[:, target]) / len(target),
+    )
+    kernel = ChunkedKernel(few)
+    source_potential = kernel.source_potential(_annealed(few, "tensorized"))
+    return kernel.target_potential_at(problem.target, source_potential)
+
+
+def _annealed(problem: Problem, backend: str) -> Float64[Tensor, "p M"]:
     """A target potential to begin with: that of GeomLoss, which lowers epsilon from the extent of the points to 1."""
     points = torch.cat([problem.source, problem.target], 1).flatten(0, 1)
     extent = (points.amax(0) - points.amin(0)).square().sum().sqrt().item()
@@ -186,7 +238,7 @@ def _annealed(problem: Problem, dense: bool) -> Float64[Tensor, "p M"]:
         diameter=max(extent, 1.0),
         debias=False,
         potentials=True,
-        backend="tensorized" if dense else "online",
+        backend=backend,
     )
     clouds = (problem.source_weight, problem.source, problem.target_weight, problem.target)
     with torch.no_grad():

@@ -9,16 +9,18 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from .._entries import Entries
-from ._costs import c_transform
+from ._costs import c_transform, shifted
 
-ROUNDING = 1e-14  # of a mean, relative to the largest number in it
+VANISHING = 1e-10  # what is less, of a center, loses its digits where the center is subtracted
+FEW = 0.01  # share of the pixels
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Problem(Entries):
     """Points, labels and weights of transport problems, side by side.
 
-    Each side is moved so that its mean is 0, and the points are scaled so that the mean cost over all pairs is 1 then.
+    Each side is moved so that its medians are 0, and the points are scaled so that the mean cost over all
+    pairs is about 1 then, by powers of two, so that nothing is rounded.
     What labels cost is written as further coordinates, whose squared distances are that cost and a part of either pixel
     alone. All of this changes what couplings cost by the same amount, so none of it changes which one is optimal.
 
@@ -30,8 +32,10 @@ class Problem(Entries):
         target_labels: in `[0, K)`; negative where there is no pixel.
         target_weight: as of the source.
         unit: cost, in units of the features squared, of what costs 1 here.
-        surplus: what every coupling pays more here than in truth, in these units.
+        shift: how far the center of the source lies from that of the target.
+        surplus: what the coordinates of labels cost more than labels in every coupling, in these units.
         mean_cost: in truth, over all pairs, in these units; 1 where nothing costs anything.
+        num_channels: of the features, the first coordinates.
         num_classes: K.
         num_source_classes: Z.
         precision: of the features, at least single.
@@ -44,8 +48,10 @@ class Problem(Entries):
     target_labels: Int64[Tensor, "*problems M"]
     target_weight: Float64[Tensor, "*problems M"]
     unit: Float64[Tensor, "*problems"]
+    shift: Float64[Tensor, "*problems E"]
     surplus: Float64[Tensor, "*problems"]
     mean_cost: Float64[Tensor, "*problems"]
+    num_channels: int
     num_classes: int
     num_source_classes: int
     precision: torch.dtype
@@ -73,19 +79,19 @@ class Problem(Entries):
         magnitude = torch.maximum(torch.maximum(*(x.abs().amax((-2, -1)) for x in points)), shift.abs().amax(-1))
         if label_cost is not None:
             magnitude = torch.maximum(magnitude, label_cost.amax((-2, -1)).sqrt())
-        magnitude = _or_one(magnitude)
-        points = [x / magnitude[:, None, None] for x in points]
-        surplus = -(shift / magnitude[:, None]).square().sum(-1)
+        magnitude = _power_of_two(magnitude)
+        points, shift = [x / magnitude[:, None, None] for x in points], shift / magnitude[:, None]
+        surplus = torch.zeros_like(magnitude)
         if label_cost is not None:
             cost = label_cost / magnitude.square()[:, None, None]
             coordinates = _label_coordinates(cost, source_labels, labels, weights[0])
-            surplus = surplus + mean_squares(coordinates, weights)
-            coordinates, shift = _centered(coordinates, weights)
-            surplus = surplus - shift.square().sum(-1)
+            surplus = mean_squares(coordinates, weights)
+            coordinates, label_shift = _centered(coordinates, weights)
             points = [torch.cat(pair, -1) for pair in zip(points, coordinates, strict=True)]
-        squares = mean_squares(points, weights)
-        scale = _or_one(squares)
-        source_points, target_points = (x / scale.sqrt()[:, None, None] for x in points)
+            shift = torch.cat([shift, label_shift], -1)
+        mean_cost = mean_squares(points, weights) - 2 * torch.linalg.vecdot(*_means(points, weights))
+        scale = _power_of_two(mean_cost.sqrt())
+        source_points, target_points = (x / scale[:, None, None] for x in points)
         precision = torch.promote_types(torch.promote_types(source_features.dtype, features.dtype), torch.float32)
         return cls(
             source=source_points,
@@ -94,20 +100,43 @@ class Problem(Entries):
             target=target_points,
             target_labels=labels,
             target_weight=weights[1],
-            unit=magnitude.square() * scale,
-            surplus=surplus / scale,
-            mean_cost=_or_one((squares - surplus) / scale),
+            shift=shift / scale[:, None],
+            unit=(magnitude * scale).square(),
+            surplus=surplus / scale.square(),
+            mean_cost=_or_one((mean_cost + _apart(points, weights, shift) - surplus) / scale.square()),
+            num_channels=features.shape[-1],
             num_classes=num_classes,
             num_source_classes=num_source_classes,
             precision=precision,
         )
 
+    def true_cost(self, cost: Float64[Tensor, "problems"]) -> Float64[Tensor, "problems"]:
+        """What couplings cost in truth that cost this between the points, in these units."""
+        sides = (self.source, self.target), (self.source_weight, self.target_weight)
+        return cost + _apart(*sides, self.shift) - self.surplus
+
     def lower_bound(self, target_potential: Float64[Tensor, "problems M"]) -> Float64[Tensor, "problems"]:
         """What every coupling costs at least, in these units: the dual value of a target potential."""
-        is_pixel = self.target_weight > 0
         target_value = (self.target_weight * target_potential).sum(-1)
-        source_potential = c_transform(self.source, self.target, target_potential.where(is_pixel, -math.inf))
-        return target_value + (self.source_weight * source_potential).sum(-1)
+        target_potential = shifted(self.target, target_potential).where(self.target_weight > 0, -math.inf)
+        source_potential = c_transform(self.source, self.target, target_potential)
+        source_value = (self.source_weight * (source_potential + self.source.square().sum(-1))).sum(-1)
+        return target_value + source_value
+
+    def usual_cost(self) -> Float64[Tensor, "problems"]:
+        """Of pixels as far from the center as half of them are, in these units; infinite where they lie on it."""
+        sides = (self.source, self.source_weight), (self.target, self.target_weight)
+        squares = [_center(x.square().sum(-1, keepdim=True), weight) for x, weight in sides]
+        usual = (squares[0] + squares[1]).flatten()
+        return torch.where(usual > 0, usual, math.inf)
+
+    def farthest(self) -> str:
+        """What lies farthest apart in the first problem, in words."""
+        sizes = torch.stack([*self.source[0].abs(), *self.target[0].abs(), self.shift[0].abs()]).amax(0)
+        size, channel = float(sizes.max() * self.unit[0].sqrt()), int(sizes.argmax())
+        if channel >= self.num_channels:
+            return "what labels cost is far more than what features cost"
+        return f"channel {channel} has values that lie {size:.3g} apart; scale it, or leave such pixels out"
 
 
 def _uniform(labels: Int64[Tensor, "problems n"]) -> Float64[Tensor, "problems n"]:
@@ -118,16 +147,44 @@ def _uniform(labels: Int64[Tensor, "problems n"]) -> Float64[Tensor, "problems n
 def _centered(
     points: Sequence[Tensor], weights: Sequence[Tensor]
 ) -> tuple[list[Tensor], Float64[Tensor, "problems E"]]:
-    """Both sides around their own means, and how far these lie apart; rounding alone moves no point."""
-    means = [weight.unsqueeze(-2) @ x for x, weight in zip(points, weights, strict=True)]
-    noise = ROUNDING * torch.maximum(*(x.abs().amax((-2, -1), keepdim=True) for x in points))
-    differences = [
-        (x - mean) * (weight > 0).unsqueeze(-1) for x, mean, weight in zip(points, means, weights, strict=True)
+    """Both sides around centers of their own, and how far these lie apart; one center where that loses no digits."""
+    centers = [_center(x, weight) for x, weight in zip(points, weights, strict=True)]
+    source, target = _less(points, weights, centers)
+    spread = torch.maximum(source.abs().amax(-2, keepdim=True), target.abs().amax(-2, keepdim=True))
+    is_near = (centers[0] - centers[1]).abs() <= spread
+    centers = [centers[0], centers[0].where(is_near, centers[1])]
+    return _less(points, weights, centers), (centers[0] - centers[1]).squeeze(-2)
+
+
+def _less(points: Sequence[Tensor], weights: Sequence[Tensor], centers: Sequence[Tensor]) -> list[Tensor]:
+    """Points around centers, 0 where there is no pixel."""
+    return [
+        (x - center) * (weight > 0).unsqueeze(-1) for x, center, weight in zip(points, centers, weights, strict=True)
     ]
-    source, target, shift = (
-        x.where(x.abs().amax((-2, -1), keepdim=True) > noise, 0) for x in (*differences, means[0] - means[1])
-    )
-    return [source, target], shift.squeeze(-2)
+
+
+def _center(points: Float64[Tensor, "problems n E"], weight: Float64[Tensor, "problems n"]) -> Tensor:
+    """The median of every coordinate, or 0 where the median would round many pixels away.
+
+    The median is the value of a pixel: less that, what is constant is 0. And far pixels do not move it, which would
+    round the others.
+    """
+    weight = weight.unsqueeze(-1)
+    center = points.masked_fill(weight == 0, math.nan).nanmedian(-2, keepdim=True).values
+    rounded = (points != 0) & (points.abs() < VANISHING * center.abs())
+    return center.where((weight * rounded).sum(-2, keepdim=True) < FEW, 0)
+
+
+def _means(points: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
+    return [(weight.unsqueeze(-2) @ x).squeeze(-2) for x, weight in zip(points, weights, strict=True)]
+
+
+def _apart(
+    points: Sequence[Tensor], weights: Sequence[Tensor], shift: Float64[Tensor, "problems E"]
+) -> Float64[Tensor, "problems"]:
+    """How much more every coupling costs where the centers are so far apart."""
+    source_mean, target_mean = _means(points, weights)
+    return torch.linalg.vecdot(shift, shift + 2 * (source_mean - target_mean))
 
 
 def mean_squares(points: Sequence[Tensor], weights: Sequence[Tensor]) -> Float64[Tensor, "problems"]:
@@ -139,6 +196,11 @@ def mean_squares(points: Sequence[Tensor], weights: Sequence[Tensor]) -> Float64
 def _or_one(value: Float64[Tensor, "problems"]) -> Float64[Tensor, "problems"]:
     """What can be divided by: problems in which nothing costs anything have any unit."""
     return torch.where(value > 0, value, 1)
+
+
+def _power_of_two(value: Float64[Tensor, "problems"]) -> Float64[Tensor, "problems"]:
+    """The one below, by which numbers are divided without rounding; 1 for 0."""
+    return torch.ldexp(torch.ones_like(value), torch.frexp(_or_one(value)).exponent - 1)
 
 
 def _label_coordinates(

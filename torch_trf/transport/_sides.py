@@ -1,10 +1,13 @@
 """The pixels of both sides, checked at the border."""
 
+import warnings
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
+
+from ..statistics import JointMass
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,6 +38,7 @@ class Sides:
         """
         num_classes = _checked_classes(features, labels, num_classes, "target")
         num_source_classes = _checked_classes(*source, num_source_classes, "source")
+        JointMass.require_fits(num_source_classes, num_classes)
         return cls.joined(features, labels, source, num_classes, num_source_classes)
 
     @classmethod
@@ -64,6 +68,17 @@ class Sides:
         """The shape of the label mass, `[*batch, K, Z]`."""
         return (*self.labels.shape[:-1], self.num_classes, self.num_source_classes)
 
+    def warn_of_equal_features(self) -> None:
+        """Warns where the features of a side are all equal, in each problem, and so tell nothing of the labels."""
+        sides = {"target": (self.features, self.labels), "source": (self.source_features, self.source_labels)}
+        equal = [name for name, (features, labels) in sides.items() if _are_equal(features, labels >= 0)]
+        if equal:
+            warnings.warn(
+                f"the features of all {' and all '.join(equal)} pixels are equal: every coupling costs the same, so"
+                " each pixel is coupled with all alike, and the score tells nothing of the model. Did a layer die?",
+                stacklevel=4,
+            )
+
     def check_label_cost(self, label_cost: Tensor) -> None:
         """Raises where labels cannot cost this.
 
@@ -79,6 +94,13 @@ class Sides:
         if not (label_cost.isfinite() & (label_cost >= 0)).all():
             values = f"{float(label_cost.min()):g} to {float(label_cost.max()):g}"
             raise ValueError(f"label_cost must be finite and at least 0, not {values}")
+
+
+def _are_equal(features: Tensor, is_pixel: Tensor) -> bool:
+    """Whether there are several pixels in a problem, and in none of them do pixels differ."""
+    first = is_pixel.to(torch.uint8).argmax(-1, keepdim=True).unsqueeze(-1)
+    differs = (features != features.take_along_dim(first, -2)).any(-1) & is_pixel
+    return bool((is_pixel.sum(-1) > 1).any() & ~differs.any())
 
 
 def _checked_classes(features: Tensor, labels: Tensor, num_classes: int | None, side: str) -> int:

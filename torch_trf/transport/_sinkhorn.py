@@ -18,6 +18,7 @@ from ._problem import Problem
 from ._solver import TOLERANCE, Solver, marginals_are_off
 
 DENSE_PAIRS = {"cpu": 2**27, "cuda": 2**29}  # in memory at a time; with GeomLoss's copies about 20 bytes each
+MOST_BLURRED = 1e5  # epsilon over the cost of a usual pair; only what lies far apart makes it more
 LEAST_EPSILON = 1e-12  # of the spread of the costs; rounding is no longer small beside less
 
 
@@ -60,6 +61,7 @@ class Sinkhorn(Solver):
 
     def __post_init__(self) -> None:
         """Checks the options."""
+        Solver.__post_init__(self)  # a class with slots is made anew, and `super` would not know it
         for name, value in (("epsilon", self.epsilon), ("tolerance", self.tolerance)):
             if not 0 < value < math.inf:
                 raise ValueError(f"{name} must be above 0 and finite, not {value}")
@@ -80,25 +82,27 @@ class Sinkhorn(Solver):
         root = epsilon.sqrt()[:, None, None]
         in_epsilon = replace(problem, source=problem.source / root, target=problem.target / root)
         rounded = self._iterate(in_epsilon, progress)
+        cost = rounded.cost * epsilon
         return Coupling.of(
             problem,
             mass=rounded.mass,
-            cost=rounded.cost * epsilon,
-            target_potential=rounded.target_potential * epsilon.unsqueeze(-1),
+            cost=problem.true_cost(cost),
+            gap=cost - problem.lower_bound(rounded.target_potential * epsilon.unsqueeze(-1)),
             marginal_error=rounded.marginal_error,
             epsilon=epsilon,
             iterations=rounded.iterations,
-            tolerance=self.tolerance,
+            converged=(rounded.marginal_error <= self.tolerance) & (epsilon <= MOST_BLURRED * problem.usual_cost()),
             solver=self.name,
         )
 
-    def shortfall(self, coupling: Coupling) -> str:
-        """What was done, how far from converged the worst of these couplings is, and what would help."""
+    def shortfall(self, coupling: Coupling, problem: Problem) -> str:
+        """What was done, why the worst of these couplings is not to be trusted, and what would help."""
         share = " of the mean cost" if self.relative_epsilon else ""
-        iterations = (
-            f"after {int(coupling.iterations.max()):,} Sinkhorn iterations at epsilon = {self.epsilon:g}{share}"
-        )
-        return f"{iterations} {marginals_are_off(coupling, self.tolerance)}; allow more, or a larger epsilon"
+        epsilon = f"epsilon = {self.epsilon:g}{share}"
+        if (coupling.marginal_error > self.tolerance).any():
+            iterations = f"after {int(coupling.iterations.max()):,} Sinkhorn iterations at {epsilon}"
+            return f"{iterations} {marginals_are_off(coupling, self.tolerance)}; allow more, or a larger epsilon"
+        return f"{epsilon} blurs all but what lies far apart, for {problem.farthest()}"
 
     def _epsilon(self, problem: Problem) -> Float64[Tensor, "problems"]:
         """Epsilon in the problems' units."""

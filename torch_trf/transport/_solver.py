@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import torch
 
+from .._checks import require_types
 from ._coupling import Coupling
 from ._problem import Problem
 
@@ -31,6 +32,10 @@ class Solver:
     name: ClassVar[str]
     strict: bool = False
 
+    def __post_init__(self) -> None:
+        """Checks the options."""
+        require_types(self)
+
     def choose(self, pixels: int, device: torch.device) -> "Solver":
         """The solver for problems of at most so many pixels a side: this one, unless it leaves the choice open."""
         return self
@@ -43,11 +48,11 @@ class Solver:
         """Couplings of problems side by side, in the units of the features; the caller checks them."""
         raise NotImplementedError
 
-    def shortfall(self, coupling: Coupling) -> str:
-        """What was done, and how far from converged the worst of these couplings is."""
+    def shortfall(self, coupling: Coupling, problem: Problem) -> str:
+        """What was done, and why the worst of these couplings, none of which converged, is not to be trusted."""
         raise NotImplementedError
 
-    def check(self, coupling: Coupling) -> None:
+    def check(self, coupling: Coupling, problem: Problem) -> None:
         """Warns where couplings side by side did not converge.
 
         Raises:
@@ -55,9 +60,9 @@ class Solver:
         """
         if coupling.converged.all():
             return
-        failed, count = int((~coupling.converged).sum()), len(coupling.converged)
-        which = "the coupling" if count == 1 else f"{failed:,} of {count:,} couplings"
-        message = f"{which} did not converge: {self.shortfall(coupling)}"
+        failed, count = ~coupling.converged, len(coupling.converged)
+        which = "the coupling" if count == 1 else f"{int(failed.sum()):,} of {count:,} couplings"
+        message = f"{which} did not converge: {self.shortfall(coupling[failed], problem[failed])}"
         if self.strict:
             raise ConvergenceError(message)
         warnings.warn(message, ConvergenceWarning, stacklevel=4)  # where `couple` was called
