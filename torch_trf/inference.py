@@ -85,9 +85,7 @@ class ForwardPasses:
         self.seconds = 0.0
         self._most: int | None = None  # images for which memory suffices, as far as is known
 
-    def __call__(
-        self, images: Shaped[Tensor, "B C H W"], before: Callable[[], None] = lambda: None
-    ) -> Iterator[slice]:
+    def __call__(self, images: Shaped[Tensor, "B C H W"], before: Callable[[], None] = lambda: None) -> Iterator[slice]:
         """Runs the model over a batch, and says after each pass which of its images that was.
 
         Args:
