@@ -1,5 +1,6 @@
 """What layers of a model give of images, probed once: whether it is the same twice, and follows the image."""
 
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -97,7 +98,7 @@ def _quarter(image: Shaped[Tensor, "... H W"], *, upper: bool) -> Shaped[Tensor,
 def _doubt_of_second_pass(given: Tensor, again: Tensor) -> str | None:
     """Whether a layer gives another thing of the same image."""
     is_alike = given.shape == again.shape
-    noise = (again - given).float().norm() / given.float().norm() if is_alike else torch.tensor(torch.inf)
+    noise = float((again - given).float().norm() / given.float().norm()) if is_alike else math.inf
     if noise > MOST_NOISE:
         return (
             f"gives other features of the same image in a second pass, by {noise:.0%}: the model draws at random (a"

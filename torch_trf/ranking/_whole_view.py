@@ -76,7 +76,7 @@ def _movement(transform: Callable[[Tensor], Any], like: Shaped[Tensor, "C H W"])
         for end in (length // 4, length - length // 4):
             changed = _along(fields(end) - none, dim) / contrast
             changed = changed.where(contrast > LEAST_CONTRAST * contrast.max(), 0)
-            expected = (end * scale - torch.arange(len(contrast))).clamp(0, 1)
+            expected = (end * scale - torch.arange(len(contrast), device=contrast.device)).clamp(0, 1)
             wrong = changed - expected
             most_moved = MOST_MOVED * max(1, scale)
             if wrong.sum().abs() > most_moved or wrong.abs().sum() > most_moved + MOST_BLURRED * len(contrast):
@@ -95,7 +95,8 @@ def _seen(
 ) -> Float64[Tensor, "c h w"]:
     """What a transform makes of an image whose four fields meet at a row and a column."""
     height, width = size_of(like)
-    is_light = (torch.arange(height).unsqueeze(1) < row) ^ (torch.arange(width) < column)
+    rows, columns = (torch.arange(size, device=like.device) for size in (height, width))
+    is_light = (rows.unsqueeze(1) < row) ^ (columns < column)
     white = 1 if like.is_floating_point() or like.dtype == torch.bool else torch.iinfo(like.dtype).max
     fields = torch.where(is_light, LIGHT * white, DARK * white).round(decimals=1).to(like.dtype)
     return transform(fields.expand(like.shape).contiguous()).to(torch.float64).nan_to_num()
