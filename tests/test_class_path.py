@@ -217,3 +217,38 @@ def test_what_is_trusted_is_run():
         with pytest.raises(ValueError, match=r"nowhere\.Model is of nowhere, which is none of"):
             instantiate("nowhere.Model")
     assert isinstance(instantiate("torch.nn.ReLU"), nn.ReLU)
+
+
+def makes_what_it_says_nowhere():
+    return nn.ReLU()
+
+
+@pytest.mark.parametrize("kinds", [(nn.Module,), (Dataset, nn.Module), (object,)])
+def test_a_function_that_does_not_say_what_it_makes_is_run(kinds):
+    assert isinstance(instantiate(f"{__name__}.makes_what_it_says_nowhere", kinds=kinds), nn.ReLU)
+    with pytest.raises(ValueError, match="makes a ReLU, not a Dataset"):
+        instantiate(f"{__name__}.makes_what_it_says_nowhere", kinds=(Dataset,))
+
+
+def trusts_all(what):
+    """As code that a configuration names might, to run what it may not."""
+    with trusting(None):
+        return instantiate(what)
+
+
+def test_trust_inside_trust_is_never_more():
+    own = __name__.partition(".")[0]
+    with trusting([own]), pytest.raises(ValueError, match="ReLU is of torch, which is none of the trusted modules"):
+        instantiate(named(f"{__name__}.trusts_all", what="torch.nn.ReLU"))
+    with trusting(["torch"]), trusting([own, "torch"]):
+        instantiate("torch.nn.ReLU")
+        with pytest.raises(ValueError, match="none of the trusted modules: torch"):
+            instantiate(f"{__name__}.trusts_all")
+
+
+@pytest.mark.parametrize(
+    "path", ["torch_trf.cli.main", "torch_trf.cli._main.main", "torch_trf._class_path.instantiate"]
+)
+def test_what_is_internal_is_not_named(path):
+    with pytest.raises(ValueError, match="is no part of torch_trf that others may name"):
+        instantiate(path)

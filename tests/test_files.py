@@ -9,6 +9,7 @@ from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 
+from torch_trf import _files
 from torch_trf._files import as_cell, from_cell, only_writer, whole_file, write_csv, write_json
 
 
@@ -105,6 +106,16 @@ def test_a_folder_has_one_writer(tmp_path):
             pass
     with only_writer(folder):
         pass
+
+
+def test_what_killed_writers_left_is_removed(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    monkeypatch.setattr(_files.os, "replace", lambda *paths: None)  # as if the process ended before
+    for folder in (tmp_path, tmp_path / "a"):
+        write_json(folder / "x.json", {})
+    assert len([*tmp_path.rglob(".*")]) == 2
+    with only_writer(tmp_path):
+        assert [path.name for path in tmp_path.rglob(".*")] == [".lock"]
 
 
 def test_a_folder_that_cannot_be_written_is_named(path):

@@ -495,6 +495,8 @@ def test_a_score_has_no_other_fields():
             "num_pixels=3 is less than a pixel for each of 4 classes",
         ),
         ({"num_classes": 0}, "num_classes must be at least 1, not 0"),
+        ({"num_classes": None}, "num_classes must be given"),
+        ({"num_classes": True}, "num_classes must be a whole number, not True"),
         ({"num_source_classes": 0}, "num_source_classes must be at least 1, not 0"),
         ({"stream_pixels": 0}, "stream_pixels must be at least 1, not 0"),
         ({"solver": "simplex"}, "solver: 'simplex' is none of auto, exact, sinkhorn"),

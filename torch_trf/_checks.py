@@ -100,10 +100,21 @@ def require_at_least(least: int, **options: int | None) -> None:
         ValueError: num_classes must be at least 1, not 0
     """
     for name, value in options.items():
-        if value is not None and not isinstance(value, Integral):
+        if value is not None and (not isinstance(value, Integral) or isinstance(value, bool)):
             raise ValueError(f"{name} must be a whole number, not {value!r}")
         if value is not None and value < least:
             raise ValueError(f"{name} must be at least {least}, not {value}")
+
+
+def require_num_classes(num_classes: object) -> None:
+    """Raises where the number of classes is none, of pixels that come as a stream.
+
+    Raises:
+        ValueError: with the value.
+    """
+    if num_classes is None:
+        raise ValueError("num_classes must be given: it is not known of a stream of pixels before its end")
+    require_at_least(1, num_classes=num_classes)  # type: ignore[arg-type]  # what is no number is told
 
 
 def require_ignore_index(ignore_index: object) -> None:

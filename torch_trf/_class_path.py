@@ -27,7 +27,7 @@ _trusted_packages: ContextVar[Sequence[str] | None] = ContextVar("trusted_packag
 
 @contextmanager
 def trusting(packages: Sequence[str] | None) -> Iterator[None]:
-    """Lets paths lead into these packages alone, beside this one; None into all that are installed.
+    """Lets paths lead into these packages alone, beside this one; None into all, or all that a block around it trusts.
 
     Example:
         >>> with trusting(["torchvision"]):
@@ -35,6 +35,11 @@ def trusting(packages: Sequence[str] | None) -> Iterator[None]:
         Traceback (most recent call last):
         ValueError: torch.nn.ReLU is of torch, which is none of the trusted modules: torchvision
     """
+    around = _trusted_packages.get()
+    if packages is None or around is None:
+        packages = around if packages is None else packages
+    else:
+        packages = [package for package in packages if package in around]
     token = _trusted_packages.set(packages)
     try:
         yield
@@ -134,6 +139,8 @@ def _innermost(make: Any) -> Any:
 def _check_home(path: str, module: str) -> None:
     """Raises where a path leads into a package that it may not lead into."""
     package, trusted = module.partition(".")[0], _trusted_packages.get()
+    if package == OWN_PACKAGE and any(part == "cli" or part.startswith("_") for part in path.split(".")):
+        raise ValueError(f"{path} is no part of {OWN_PACKAGE} that others may name")
     if package in sys.stdlib_module_names:
         raise ValueError(f"{path} is of Python's standard library ({package}), which a configuration may not run")
     if trusted is not None and package not in (OWN_PACKAGE, *trusted):
@@ -153,9 +160,11 @@ def _kind_made_by(make: Callable[..., Any]) -> Any:
 
 def _may_be(made: Any, kinds: Kinds) -> bool:
     """Whether what is of a type, or of one that inherits from it, may be of one of the kinds."""
+    if made is Any:
+        return True
     try:
         return made is not types.NoneType and (issubclass(made, kinds) or any(issubclass(kind, made) for kind in kinds))
-    except TypeError:  # a union, a protocol, Any
+    except TypeError:  # a union, a protocol
         return True
 
 

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 PathLike: TypeAlias = str | os.PathLike[str]
 
 FORMULA = "=+-@\t\r\n＝＋－＠"  # a spreadsheet computes a cell that begins with one of these
+TEMPORARY = ".torch_trf"  # in the name of a file that is not whole yet
 
 
 @contextmanager
@@ -37,7 +38,7 @@ def whole_file(path: PathLike) -> Iterator[Path]:
         '0.5'
     """
     path = Path(path)
-    temporary = path.with_name(f".{token_hex(8)}.tmp{path.suffix}")
+    temporary = path.with_name(f".{token_hex(8)}{TEMPORARY}{path.suffix}")
     try:
         if path.exists() and not path.is_file():
             raise OSError("a folder, a device or a pipe is in its place")
@@ -87,6 +88,8 @@ def only_writer(folder: PathLike) -> Iterator[None]:
         warnings.warn(f"{folder} cannot be locked: see that no other process writes into it", stacklevel=3)
     except OSError as error:
         raise OSError(error.errno, f"{folder} cannot be written: {error.strerror}") from error
+    for left in (*folder.glob(f".*{TEMPORARY}*"), *folder.glob(f"*/.*{TEMPORARY}*")):  # of a writer that was killed
+        _remove(left)
     try:
         yield
     finally:

@@ -8,7 +8,8 @@ import torch.distributed as dist
 
 from ._collectives import naming_the_rank
 
-PATIENCE = 20.0  # seconds that a rank is waited for before somebody asks whether it has failed
+PATIENCE = 20.0  # seconds that a rank is waited for before somebody asks whether it has failed, ...
+MOST_PATIENCE = 50.0  # ... and before the rest is left to the backend, which notices a rank that is gone
 _PAUSES = 0.002, 0.1  # seconds between two looks at who has come: the first, and the longest
 
 
@@ -43,19 +44,26 @@ def _failed_while_waiting(group: Any) -> tuple[int, str] | None:
     tell_failure("")  # this one does come
     meeting = store.add(here, 1)
     store.add(all_ranks, 1)
-    deadline, pause = time.monotonic() + PATIENCE, _PAUSES[0]
+    start, pause = time.monotonic(), _PAUSES[0]
     while store.add(all_ranks, 0) < meeting * len(ranks):
-        if time.monotonic() > deadline:
-            break
+        waited = time.monotonic() - start
+        if waited > PATIENCE and (failed := _failed_of(ranks, meeting, group)) is not None:
+            store.add(here, -1)
+            store.add(all_ranks, -1)
+            return failed
+        if waited > MOST_PATIENCE:
+            return None
         time.sleep(pause)
         pause = min(2 * pause, _PAUSES[1])
-    else:
-        return None
+    return None
+
+
+def _failed_of(ranks: list[int], meeting: int, group: Any) -> tuple[int, str] | None:
+    """Of the ranks that have not come, the first that has told of a failure, and what."""
+    store = _store()
     for rank in ranks:
         is_missing = store.add(_arrivals(group, rank), 0) < meeting
         if is_missing and store.check([_failure_of(rank)]) and (failure := store.get(_failure_of(rank)).decode()):
-            store.add(here, -1)
-            store.add(all_ranks, -1)
             return rank, failure
     return None
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ._checks import require_at_least, require_finite, require_ignore_index
+from ._checks import require_at_least, require_finite, require_ignore_index, require_num_classes
 from ._collectives import failing_together, gathered_objects, options_of, rank, require_agreement
 from .batches import Batches, Build, Reader, Source, accumulate
 from .metrics import DEFAULT_METRICS, CoupledMetric, Look, MetricLike, TensorName, TransferabilityMetric, as_metrics
@@ -114,7 +114,8 @@ class Scorer:
         """Checks the options."""
         object.__setattr__(self, "metrics", as_metrics(self.metrics))
         object.__setattr__(self, "solver", as_solver(self.solver))
-        require_at_least(1, num_classes=self.num_classes, num_source_classes=self.num_source_classes)
+        require_num_classes(self.num_classes)
+        require_at_least(1, num_source_classes=self.num_source_classes)
         require_at_least(1, stream_pixels=self.stream_pixels)
         require_ignore_index(self.ignore_index)
         if not isinstance(self.sampling, Sampling):

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from tqdm import tqdm
 
-from .._checks import require_at_least, require_choice, require_finite, require_ignore_index
+from .._checks import require_at_least, require_choice, require_finite, require_ignore_index, require_num_classes
 from .._ops import Size, patches
 from ..batches import Batches, Reader, accumulate, grouped
 from ..metrics import CoupledMetric, Look, MetricLike, TransferabilityMetric, as_metric
@@ -82,7 +82,8 @@ class Mapper:
             raise ValueError(f"metric: {self._metric.name!r} has no map")
         require_choice("pool", self.pool, Pool)
         require_choice("first_look", self.first_look, FirstLook)
-        require_at_least(1, num_classes=self.num_classes, min_pixels=self.min_pixels)
+        require_num_classes(self.num_classes)
+        require_at_least(1, min_pixels=self.min_pixels)
         require_at_least(1, num_source_classes=self.num_source_classes)
         require_ignore_index(self.ignore_index)
         for option, value in (("patch_size", self.patch_size), ("stride", self.stride)):
