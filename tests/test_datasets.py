@@ -1,6 +1,7 @@
 """Labeled images from folders and data sets of any kind: what is read, and what is refused."""
 
 import os
+import re
 import warnings
 from itertools import islice
 
@@ -399,7 +400,9 @@ def test_a_bad_image_is_one_line_whoever_reads_it(folder, num_workers):
     save(folder / "labels", "10_L.png", np.full((5, 6), 9, np.uint8))
     batches = read_batches(folder_data(folder).make(), batch_size=1, num_workers=num_workers)
     assert [batch[0].index for batch in (next(batches), next(batches))] == [0, 1]
-    with pytest.raises(ValueError, match=r"^image 2: label 9 on 30 pixels: outside \[0, 3\) and not ignore_index=255$"):
+    with pytest.raises(
+        ValueError, match=r"^image 2 \(.*10\.png\): label 9 on 30 pixels: outside \[0, 3\) and not ignore_index=255$"
+    ):
         next(batches)
 
 
@@ -477,3 +480,21 @@ def test_reads_cityscapes_of_torchvision(tmp_path):
     assert classes_of("semantic", {7: 0, 8: 1, 33: 18, 0: 255}) == [0, 1, 255, 18]
     by_color = {"#804080": 0, "#f423e8": 1, "#770b20": 18, "#000000": 255}
     assert classes_of("color", by_color) == [0, 1, 255, 18]
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        yield torch.zeros(3, 4, 5), torch.zeros(4, 5, dtype=torch.int64)
+
+
+def test_a_data_set_without_a_length_is_refused():
+    with pytest.raises(ValueError, match=r"the data set, a Stream, can only be iterated: .* it must have a length"):
+        LabeledImages(dataset=Stream(), num_classes=2)
+
+
+def test_sizes_that_differ_are_told_with_the_file(tmp_path):
+    for name, size in (("images", (6, 4)), ("labels", (6, 3))):
+        (tmp_path / name).mkdir()
+        Image.new("L", size).save(tmp_path / name / "a.png")
+    images = LabeledImages(dataset=SegmentationFolder(tmp_path / "images", tmp_path / "labels"), num_classes=2)
+    assert re.fullmatch(r"image 0 \(.*images.a\.png\): an image of 4 x 6 pixels with labels on 3 x 6", str(images[0]))

@@ -112,6 +112,34 @@ def test_what_is_taken_for_an_image_but_is_none_is_told(make, message, images):
     assert len(warned) == 1
 
 
+@pytest.mark.parametrize("rare", [2.2, 5.0])
+def test_places_that_never_change_are_not_doubted(rare, images):
+    """Most channels of many networks with their first weights are silent, and speak at a few places alone."""
+
+    def speaks(x):
+        generator = torch.Generator().manual_seed(0)
+        speaking = torch.randn(x.shape[-2:], generator=generator).abs().mul(2).to(x.device) > rare
+        return x.mean((2, 3), keepdim=True) * speaking + 0.0 * x
+
+    outputs_of(Given(speaks).to(images.device), images[..., :64], "last")
+
+
+def test_a_doubt_that_another_image_does_not_raise_is_none(images):
+    """A model that gives the places of a smooth image wrong, and of noise right."""
+    smooth = nn.functional.interpolate(images[..., :4, :4], size=(64, 64), mode="bicubic")
+
+    def flips(x):
+        is_noise = x.diff(dim=-1).square().mean((1, 2, 3)) > x.var((2, 3)).mean(1)
+        return x.where(is_noise[:, None, None, None], x.flip(-1))
+
+    model, passes = Given(flips).to(images.device), []
+    model.register_forward_pre_hook(lambda module, arguments: passes.append(len(arguments[0])))
+    outputs_of(model, smooth[:1], "backbone")
+    assert len(passes) == 1 + 3
+    outputs_of(model, smooth[:1], "last")
+    assert len(passes) == 2 * (1 + 3) + 3
+
+
 def test_queries_of_a_transformer_are_told(images):
     class Queries(nn.Module):
         """96 queries that look at the image."""

@@ -110,6 +110,47 @@ def test_epsilon_that_blurs_all_but_what_lies_far_apart_is_told(pixel, side, dev
         assert not solve(pixels, "sinkhorn").converged
 
 
+def confident(gap, dtype, device):
+    """Probabilities of pixels of which most are background, as sure as the gap of their scores."""
+
+    def of(seed):
+        generator = torch.Generator().manual_seed(seed)
+        classes = torch.randint(0, 3, (100,), generator=generator)
+        classes[:70] = 0
+        scores = torch.randn(100, 3, generator=generator, dtype=dtype)
+        return (scores + gap * torch.eye(3, dtype=dtype)[classes]).softmax(1).to(device), classes.to(device)
+
+    return [*of(0), *of(1)]
+
+
+@pytest.mark.parametrize(("gap", "dtype"), [(15, torch.float32), (20, torch.float64), (40, torch.float32)])
+@pytest.mark.parametrize("solver", ["exact", "sinkhorn"])
+def test_of_saturated_probabilities_the_scores_are_advised(gap, dtype, solver, device):
+    with pytest.warns(ConvergenceWarning, match="far closer together than the farthest, 1 apart .* before softmax"):
+        assert not solve(confident(gap, dtype, device), solver).converged
+
+
+def test_a_single_channel_need_not_be_scaled(device):
+    pixels = far_clusters(device)
+    with pytest.warns(ConvergenceWarning, match=r"farthest, 1e\+09 apart in channel 0"):
+        solve([pixels[0][:, 3:], pixels[1], pixels[2][:, 3:], pixels[3]])
+
+
+@pytest.mark.parametrize("solver", ["exact", "sinkhorn"])
+def test_saturated_probabilities_that_coincide_are_fine(solver, device):
+    assert solve(confident(150, torch.float32, device), solver).converged
+
+
+@pytest.mark.parametrize("num_equal", [0, 30, 39])
+def test_epsilon_is_told_however_many_pixels_coincide(num_equal, device):
+    pixels = with_channel(random_problem(50, 50, device=device), 0, 0)
+    for features in (pixels[0], pixels[2]):
+        features[:num_equal] = pixels[0][0].clone()
+        features[-1, 3] = 1e8
+    with pytest.warns(ConvergenceWarning, match="blurs all but what lies far apart"):
+        assert not solve(pixels, "sinkhorn").converged
+
+
 def test_numbers_whose_squares_leave_double_precision(device):
     pixels = random_problem(device=device)
     plain = solve(pixels)

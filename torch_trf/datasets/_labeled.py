@@ -15,6 +15,7 @@ from .._checks import require_types
 from .._class_path import ClassPath, instantiate
 from .._digest import digest, of_tensor
 from .._errors import in_a_line
+from ._folder import SegmentationFolder
 from ._notes import Notes
 from ._pictures import LabelMap, as_image, as_labels, is_by_color, notes_on_image, notes_on_labels, palette_colors
 
@@ -64,6 +65,9 @@ class LabeledImages(Dataset[LabeledImage | ValueError]):
 
     def __post_init__(self) -> None:
         """Checks the options."""
+        if not isinstance(self.dataset, Sized):
+            kind = f"a {type(self.dataset).__name__}, can only be iterated"
+            raise ValueError(f"the data set, {kind}: images are read by their number, so it must have a length")
         if len(self.dataset) == 0:
             raise ValueError("the data set is empty")
         if not 1 <= self.num_classes <= IGNORED:
@@ -84,7 +88,10 @@ class LabeledImages(Dataset[LabeledImage | ValueError]):
         try:
             return self.read(index)
         except Exception as error:
-            return ValueError(f"image {index}: {in_a_line(error)}")
+            message = in_a_line(error)
+            files = self.dataset.files[index] if isinstance(self.dataset, SegmentationFolder) else ()
+            named = "" if any(str(file) in message for file in files) else "".join(f" ({file})" for file in files[:1])
+            return ValueError(f"image {index}{named}: {message}")
 
     def read(self, index: int) -> LabeledImage:
         """An image.

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -19,6 +19,8 @@ MOST_NOISE = 0.05  # of two passes over one image, relative; of half precision t
 # How far the corner that features depend on must go along with where they lie: by two standard deviations of N queries
 # that know of no place, which is far less than features do; of few places the sign alone is looked at.
 LEAST_DEVIATIONS, FEW_PLACES = 2, 64
+LEAST_CHANGE = 1e-3  # of the mean change: places that change less depend on no corner
+MOST_UNCHANGED = 0.75  # of the places; the others are too few to judge by
 
 L = TypeVar("L", bound=Layer)
 
@@ -28,7 +30,8 @@ class LayerOutputs(Generic[L]):
     """What layers give of batches of images, pass by pass; after the first pass one more tells whether to believe it.
 
     The pass more is over the first image again, and with a corner that is changed. It warns of a layer that gives other
-    features of the same image, and of one whose features do not change most where the image does.
+    features of the same image, and of one whose features do not change most where the image does, nor, in another pass,
+    where noise does.
 
     Args:
         passes: of the model, which is in evaluation mode.
@@ -68,16 +71,34 @@ class LayerOutputs(Generic[L]):
 
     def _probe(self, images: Shaped[Tensor, "B C H W"], outputs: dict[L, Tensor]) -> None:
         """Warns of layers whose outputs are not what they seem, after passes over as many images."""
-        first = images[0]
-        probes = [first, _with_changed_corner(first, upper=True), _with_changed_corner(first, upper=False)]
-        probes += [first] * (-len(probes) % len(images))
-        passes = [given for batch in torch.stack(probes).split(len(images)) for _, given in self._run(batch)]
-        for layer, tensor in outputs.items():
-            if len(tensor) == len(images):
-                same, *changed = [of_image for given in passes for of_image in given[layer]][:3]
-                doubt = _doubt_of_second_pass(tensor[0], same) or _doubt_of_place(same, changed, size_of(images))
-                if doubt:
-                    warnings.warn(f"{name_of(layer)} {doubt}", stacklevel=4)
+        batch, image_size = len(images), size_of(images)
+        given = {layer: tensor[0] for layer, tensor in outputs.items() if len(tensor) == batch}
+        changes = self._changes(images[0], batch, given)
+        doubts = {layer: _doubt_of_second_pass(given[layer], same) for layer, (same, *_) in changes.items()}
+        places = {layer: _doubt_of_place(*changes[layer], image_size) for layer in given if not doubts[layer]}
+        if any(places.values()):  # of one image chance may say so
+            again = self._changes(_noise_like(images[0]), batch, given)
+            doubts |= {layer: _doubt_of_place(*again[layer], image_size) and doubt for layer, doubt in places.items()}
+        for layer, doubt in doubts.items():
+            if doubt:
+                warnings.warn(f"{name_of(layer)} {doubt}", stacklevel=4)
+
+    def _changes(
+        self, image: Shaped[Tensor, "C H W"], batch: int, layers: Iterable[L]
+    ) -> dict[L, tuple[Tensor, Tensor, Tensor]]:
+        """What layers give of an image, and of it with its upper right and with its lower left changed."""
+        probes = [image, _with_changed_corner(image, upper=True), _with_changed_corner(image, upper=False)]
+        probes += [image] * (-len(probes) % batch)
+        passes = [given for part in torch.stack(probes).split(batch) for _, given in self._run(part)]
+        of_images = {layer: [tensor for given in passes for tensor in given[layer]] for layer in layers}
+        return {layer: (same, upper, lower) for layer, (same, upper, lower, *_) in of_images.items()}
+
+
+def _noise_like(image: Shaped[Tensor, "C H W"]) -> Shaped[Tensor, "C H W"]:
+    """Noise of the range of the image, the same every time."""
+    noise = torch.rand(image.shape, generator=torch.Generator().manual_seed(0)).to(image.device)
+    low, high = image.to(torch.float32).aminmax()
+    return (low + noise * (high - low)).to(image.dtype)
 
 
 def _with_changed_corner(image: Shaped[Tensor, "C H W"], *, upper: bool) -> Shaped[Tensor, "C H W"]:
@@ -107,21 +128,25 @@ def _doubt_of_second_pass(given: Tensor, again: Tensor) -> str | None:
     return None
 
 
-def _doubt_of_place(given: Tensor, changed: Sequence[Tensor], image_size: Size) -> str | None:
+def _doubt_of_place(given: Tensor, upper: Tensor, lower: Tensor, image_size: Size) -> str | None:
     """Whether the features do not change most where the image does, in its upper right and in its lower left."""
     try:
         if given.dim() == 2:
-            given, *changed = fold_tokens(torch.stack([given, *changed]), image_size)
+            given, upper, lower = fold_tokens(torch.stack([given, upper, lower]), image_size)
         check_stride("features", size_of(given), image_size, "the image")
     except (ValueError, IndexError):
         return None  # it is no image, which is an error where it is read
     if min(size_of(given)) < 2:
         return None
-    upper_right, lower_left = ((tensor - given).float().abs().mean(0) for tensor in changed)
-    depends = ((upper_right - lower_left) / (upper_right + lower_left)).nan_to_num(0)  # 1: on the upper right alone
+    upper_right, lower_left = ((tensor - given).float().abs().mean(0) for tensor in (upper, lower))
+    change = upper_right + lower_left
+    is_changed = change > LEAST_CHANGE * change.mean()
+    places = int(is_changed.sum())
+    if places < (1 - MOST_UNCHANGED) * is_changed.numel():
+        return None
+    depends = (upper_right - lower_left) / change  # 1: on the upper right alone
     rows, columns = (torch.linspace(-1, 1, size, device=given.device) for size in size_of(given))
-    correlation = torch.stack([depends, columns - rows.unsqueeze(-1)]).flatten(1).corrcoef()[0, 1]
-    places = depends.numel()
+    correlation = torch.stack([depends, columns - rows.unsqueeze(-1)])[:, is_changed].corrcoef()[0, 1]
     if correlation < (0 if places < FEW_PLACES else LEAST_DEVIATIONS / places**0.5):
         return (
             "does not follow the image: which corner of the image its features depend on has little to do with where"

@@ -13,6 +13,7 @@ from ._costs import c_transform, shifted
 
 VANISHING = 1e-10  # what is less, of a center, loses its digits where the center is subtracted
 FEW = 0.01  # share of the pixels
+OUTLYING = 1e3  # times the farthest values of every other channel
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -124,19 +125,25 @@ class Problem(Entries):
         return target_value + source_value
 
     def usual_cost(self) -> Float64[Tensor, "problems"]:
-        """Of pixels as far from the center as half of them are, in these units; infinite where they lie on it."""
+        """Of pixels as far from the medians as half of those off them, in these units; infinite where all lie there."""
         sides = (self.source, self.source_weight), (self.target, self.target_weight)
-        squares = [_center(x.square().sum(-1, keepdim=True), weight) for x, weight in sides]
-        usual = (squares[0] + squares[1]).flatten()
+        source, target = (_usual_square(x, weight) for x, weight in sides)
+        usual = source + target
         return torch.where(usual > 0, usual, math.inf)
 
     def farthest(self) -> str:
-        """What lies farthest apart in the first problem, in words."""
+        """What lies farthest apart in the first problem, and what to do about it, in words."""
         sizes = torch.stack([*self.source[0].abs(), *self.target[0].abs(), self.shift[0].abs()]).amax(0)
         size, channel = float(sizes.max() * self.unit[0].sqrt()), int(sizes.argmax())
         if channel >= self.num_channels:
             return "what labels cost is far more than what features cost"
-        return f"channel {channel} has values that lie {size:.3g} apart; scale it, or leave such pixels out"
+        others = sizes[: self.num_channels][torch.arange(self.num_channels, device=sizes.device) != channel]
+        if len(others) and (sizes[channel] > OUTLYING * others).all():
+            return f"channel {channel} has values that lie {size:.3g} apart; scale it, or leave such pixels out"
+        return (
+            f"many pixels lie far closer together than the farthest, {size:.3g} apart in channel {channel}, as those of"
+            " saturated probabilities do; use the scores before softmax, or leave such pixels out"
+        )
 
 
 def _uniform(labels: Int64[Tensor, "problems n"]) -> Float64[Tensor, "problems n"]:
@@ -173,6 +180,13 @@ def _center(points: Float64[Tensor, "problems n E"], weight: Float64[Tensor, "pr
     center = points.masked_fill(weight == 0, math.nan).nanmedian(-2, keepdim=True).values
     rounded = (points != 0) & (points.abs() < VANISHING * center.abs())
     return center.where((weight * rounded).sum(-2, keepdim=True) < FEW, 0)
+
+
+def _usual_square(points: Float64[Tensor, "problems n E"], weight: Float64[Tensor, "problems n"]) -> Tensor:
+    """The median of the squared distances from the medians, of pixels that do not lie there; 0 where all do."""
+    pixels = points.where((weight > 0).unsqueeze(-1), math.nan)
+    squares = (pixels - pixels.nanmedian(-2, keepdim=True).values).square().sum(-1)
+    return squares.where(squares > 0, math.nan).nanmedian(-1).values.nan_to_num(0)
 
 
 def _means(points: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
