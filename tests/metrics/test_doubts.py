@@ -162,3 +162,23 @@ def test_ordinary_features_are_scored_without_a_word(metric, change, device):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert metric(features, labels[: len(features)]).isfinite()
+
+
+def test_wide_features_of_low_rank_are_scored_without_a_word(device):
+    features, labels = random_pixels(1000, 20, 4, dtype=torch.float32, device=device)
+    to_many = torch.randn(20, 256, generator=torch.Generator().manual_seed(0)).to(device)
+    narrow, _ = torch.linalg.qr(to_many.T.double())  # a rotation, which LogME does not see
+    wide = 25 * features @ to_many
+    assert_close(torch_trf.logme(wide, labels), torch_trf.logme(wide.double() @ narrow, labels), rtol=1e-6)
+
+
+def test_directions_are_dropped_of_a_single_class_without_a_word(device):
+    probabilities = random_pixels(100, 6, 1, device=device)[0].softmax(1)
+    assert torch_trf.hscore(probabilities, torch.zeros(100, dtype=torch.int64, device=device)) == pytest.approx(0)
+
+
+def test_a_dropped_direction_beside_a_constant_channel_is_told(device):
+    features, labels = random_pixels(400, 6, 3, device=device)
+    features[::100, :2] += 15_000
+    with pytest.warns(UserWarning, match="^hscore: rcond=1e-05 drops 2 of 7 directions"):
+        torch_trf.hscore(with_constant(features, 1.0), labels)

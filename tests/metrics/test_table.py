@@ -156,7 +156,7 @@ def test_a_single_metric_is_one_of_one():
         ),
         ({"class_path": "nce", "init_args": {"rcond": 1}}, "nce cannot be made: TypeError: .*'rcond'"),
         ({"name": "nce"}, "neither a path nor"),
-        (f"{TransferabilityMetric.__module__}.TransferabilityMetric", "abstract"),
+        ("torch_trf.metrics.TransferabilityMetric", "abstract"),
     ],
 )
 def test_what_is_no_metric_is_an_error(what, message):

@@ -73,8 +73,10 @@ class HScore(TransferabilityMetric):
         """Directions that `rcond` drops although the classes differ in them, and channels whose squares vanish."""
         if (vanishing := moments.vanishing()) is not None:
             return vanishing
-        # By fewer pixels any direction seems to tell classes apart.
-        moments = first_entries(moments, moments.count > 2 * moments.channels)
+        # By fewer pixels any direction seems to tell classes apart, and a single class is not apart from another.
+        are_enough = (moments.count > 2 * moments.channels) & ((moments.class_count > 0).sum(-1) > 1)
+        moments = first_entries(moments, are_enough)
+        moments = moments[self._may_drop(moments)]
         variance, between = _scaled_variances(moments)
         is_kept = self._is_kept(variance)
         explained = between / variance.clamp(min=SMALLEST_VARIANCE * variance[..., -1:])
@@ -91,6 +93,18 @@ class HScore(TransferabilityMetric):
             " for outliers, or give a smaller rcond"
         )
 
+    def _may_drop(self, moments: Moments) -> Bool[Tensor, "*batch"]:
+        """Where directions of channels that vary may be dropped, which takes a tenth of the time to tell.
+
+        Less what is dropped at most, as the Frobenius norm is no less than the largest variance, a matrix that has a
+        Cholesky factor has no such direction.
+        """
+        correlation, _ = _scaled(moments)
+        least = self.rcond * torch.linalg.matrix_norm(correlation)
+        is_constant = correlation.diagonal(dim1=-2, dim2=-1) == 0
+        correlation.diagonal(dim1=-2, dim2=-1).add_(is_constant * (1 + least.unsqueeze(-1)) - least.unsqueeze(-1))
+        return torch.linalg.cholesky_ex(correlation).info != 0
+
     def _is_kept(self, variance: Float64[Tensor, "*batch D"]) -> Bool[Tensor, "*batch D"]:
         return variance > self.rcond * variance[..., -1:]
 
@@ -106,10 +120,15 @@ def principal_variances(moments: Moments) -> tuple[Float64[Tensor, "*batch D"], 
 
 def _scaled_variances(moments: Moments) -> tuple[Float64[Tensor, "*batch D"], Float64[Tensor, "*batch D"]]:
     """The same of features whose channels have a scatter of 1 each, or 0 where they are constant."""
+    return _variances(moments, *_scaled(moments))
+
+
+def _scaled(moments: Moments) -> tuple[Float64[Tensor, "*batch D D"], Float64[Tensor, "*batch K D"]]:
+    """Scatter and class deviation of such features."""
     spread = moments.spread
     scale = torch.where(spread > 0, 1 / spread, 0)
     correlation = moments.scatter.mul_(scale.unsqueeze(-1)).mul_(scale.unsqueeze(-2))
-    return _variances(moments, correlation, moments.class_deviation.mul_(scale.unsqueeze(-2)))
+    return correlation, moments.class_deviation.mul_(scale.unsqueeze(-2))
 
 
 def _variances(

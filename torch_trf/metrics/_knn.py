@@ -131,7 +131,10 @@ def _are_exact_neighbors(
     features: Float64[Tensor, "places D"], is_drawn: Bool[Tensor, "places"], rows: Int64[Tensor, "rows"], count: int
 ) -> Bool[Tensor, "rows places"]:
     """The same by the differences of the features, which takes longer and keeps their digits."""
-    distance = torch.cdist(features[rows], features, compute_mode="donot_use_mm_for_euclid_dist")
+    # Of pixels that are the same, one is enough.
+    distinct, which = features.unique(dim=0, return_inverse=True)
+    asked, row = which[rows].unique(return_inverse=True)
+    distance = torch.cdist(distinct[asked], distinct, compute_mode="donot_use_mm_for_euclid_dist")[row][:, which]
     distance.masked_fill_(~is_drawn, torch.inf)
     distance[torch.arange(len(rows), device=rows.device), rows] = torch.inf
     radius = distance.topk(min(count, distance.shape[-1]), largest=False).values[:, -1:]

@@ -13,14 +13,22 @@ from ..statistics import Moments
 from ._doubts import DOUBTFUL, too_few_digits
 from ._look import Look
 from ._metric import TransferabilityMetric
-from ._regression import EPS, HARMLESS_ROUNDING, Regression, may_be_rounded, regression, regression_of_factor
+from ._regression import (
+    EPS,
+    HARMLESS_ROUNDING,
+    Regression,
+    correlations,
+    may_be_rounded,
+    regression,
+    regression_of_factor,
+)
 
 AbsentClasses = Literal["skip", "include"]
 
 # The fixed point (You et al. 2022, section 4.3) with the constants of its authors' and of later published code.
 MAX_ITERATIONS = 100
 TOLERANCE = 1e-3  # on the relative change of alpha / beta
-ROUNDINGS = (0, -1, 1, 4)  # with which scores are compared where digits may be lost
+ROUNDINGS = (0, -1, 4)  # with which scores are compared where digits may be lost
 EPSILON = 1e-5  # added to ‖m‖² and to the residual, so that alpha and beta stay finite
 
 
@@ -92,7 +100,7 @@ class LogME(TransferabilityMetric):
         rounded = may_be_rounded(moments, regressions.sigma)
         if rounded.any():
             few = moments[rounded]
-            evidence[rounded] = self._evidence(few, regression_of_factor(few))
+            evidence[rounded] = self._evidence(few, regression_of_factor(few, correlations(few)))
         return evidence
 
     def doubt(self, moments: Moments) -> str | None:
@@ -104,11 +112,13 @@ class LogME(TransferabilityMetric):
             return None
         moments = moments[large]
         moments = moments[may_be_rounded(moments, regression(moments).sigma)]
+        basis = correlations(moments)
         score, *others = (
-            self._evidence(moments, regression_of_factor(moments, roundings=number)).nanmean(-1) for number in ROUNDINGS
+            self._evidence(moments, regression_of_factor(moments, basis, roundings=number)).nanmean(-1)
+            for number in ROUNDINGS
         )
         error = torch.stack([(other - score).abs() for other in others]).amax(0)
-        doubtful = error > DOUBTFUL * score.abs().clamp(min=1)
+        doubtful = ~(error <= DOUBTFUL * score.abs().clamp(min=1))  # nor may one be no number
         if not doubtful.any():
             return None
         return too_few_digits(moments[doubtful][0])

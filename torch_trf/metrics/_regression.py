@@ -30,7 +30,7 @@ def regression(moments: Moments) -> Regression:
     eigenvalues, coordinates = eigenbasis(moments.gram, moments.class_sum)
     # Directions without features hold rounding alone.
     sigma = eigenvalues.masked_fill(eigenvalues <= _rounding(eigenvalues), 0)
-    projected = torch.where(sigma.unsqueeze(-2) > 0, coordinates.square() / sigma.unsqueeze(-2), 0)
+    projected = torch.where(sigma.unsqueeze(-2) == 0, 0, coordinates.square() / sigma.unsqueeze(-2))
     return Regression(sigma, projected, _outside(moments, projected))
 
 
@@ -45,32 +45,46 @@ def may_be_rounded(moments: Moments, sigma: Float64[Tensor, "*batch D"]) -> Bool
     return is_large & (rounding > DIGITS * least)
 
 
-def regression_of_factor(moments: Moments, *, roundings: int = 0) -> Regression:
+class Correlations(NamedTuple):
+    """Of features whose channels have a scatter of 1 each, Δ⁻¹ S Δ⁻¹ = W Λ Wᵀ; 0 of constant channels."""
+
+    values: Float64[Tensor, "*batch D"]  # Λ, ascending
+    vectors: Float64[Tensor, "*batch D D"]  # W
+
+
+def correlations(moments: Moments) -> Correlations:
+    """What `regression_of_factor` begins with."""
+    inverse = _inverse(moments.spread)
+    return Correlations(*torch.linalg.eigh(moments.scatter * inverse.unsqueeze(-1) * inverse.unsqueeze(-2)))
+
+
+def regression_of_factor(moments: Moments, basis: Correlations, *, roundings: int = 0) -> Regression:
     """By the singular values of a factor R of FᵀF = RᵀR, each of which is rounded by D ε times the largest of them.
 
     With the scatter around the mean S = L Lᵀ, the rows of R are √N times the mean, and Lᵀ. Channels of any scale keep
-    their digits in L = Δ W Λ^½, by the eigenvectors of the correlations Δ⁻¹ S Δ⁻¹ = W Λ Wᵀ. All constant channels
+    their digits in L = Δ W Λ^½, by their correlations Δ⁻¹ S Δ⁻¹ = W Λ Wᵀ. All constant channels
     together are one, whose value is capped while the others are computed: it takes a direction of its own.
 
     Args:
         moments: any leading dimensions.
+        basis: their correlations.
         roundings: how many times its rounding to add to all that is computed. The differences that this makes tell
             how far the result can be trusted.
     """
-    centered, count = moments.centered, moments.count.to(torch.float64).unsqueeze(-1)
-    scale = moments.spread
-    inverse = torch.where(scale > 0, 1 / scale, 0)
-    correlation, vectors = torch.linalg.eigh(centered.offset_gram * inverse.unsqueeze(-1) * inverse.unsqueeze(-2))
+    count, scale = moments.count.to(torch.float64).unsqueeze(-1), moments.spread
+    correlation, vectors = basis
     rounding = _rounding(correlation)
     channels = correlation.shape[-1]
     may_count = torch.arange(channels, device=scale.device) >= channels + 1 - count  # N pixels span N - 1 around a mean
-    targets = centered.offset_class_sum * inverse.unsqueeze(-2) @ vectors
+    targets = moments.class_deviation * _inverse(scale).unsqueeze(-2) @ vectors
     if roundings:
         between = (targets.square() / moments.class_count.clamp(min=1).unsqueeze(-1)).sum(-2)  # of which there is more
         correlation = torch.maximum(correlation + roundings * rounding, between)
     else:
         correlation = correlation.where(correlation > rounding, 0)
     root = correlation.where(may_count, 0).sqrt()
+    is_used = (root > 0).reshape(-1, channels).any(0)  # rows of zeros cost as much as others
+    root, vectors, targets = root[..., is_used], vectors[..., is_used], targets[..., is_used]
     factor = (scale.unsqueeze(-1) * vectors * root.unsqueeze(-2)).mT
     targets = torch.where(root.unsqueeze(-2) > 0, targets / root.unsqueeze(-2), 0)
     mean = count.sqrt() * moments.mean
@@ -78,17 +92,23 @@ def regression_of_factor(moments: Moments, *, roundings: int = 0) -> Regression:
     rows = torch.cat([mean.where(scale > 0, 0).unsqueeze(-2), factor], -2)
     rest = torch.linalg.matrix_norm(rows)
     capped = torch.where(rest > 0, torch.minimum(constant, CAP * rest), constant)
-    column = torch.nn.functional.pad(capped.unsqueeze(-1), (0, channels)).unsqueeze(-1)
-    left, singular, _ = torch.linalg.svd(torch.cat([rows, column], -1))
+    column = torch.nn.functional.pad(capped.unsqueeze(-1), (0, root.shape[-1])).unsqueeze(-1)
+    left, singular, _ = torch.linalg.svd(torch.cat([rows, column], -1), full_matrices=False)
     targets = torch.cat([(moments.class_count / count.sqrt()).unsqueeze(-1), targets], -1)
     rounding = (channels + 1) * EPS * singular[..., :1]
     singular = (singular + roundings * rounding).clamp(min=0) if roundings else singular.where(singular > rounding, 0)
     sigma = singular.square()
     most = torch.minimum(count, (scale > 0).sum(-1, keepdim=True) + (constant > 0).unsqueeze(-1))  # directions
-    sigma = sigma.where(torch.arange(channels + 1, device=scale.device) < most, 0)
+    sigma = sigma.where(torch.arange(sigma.shape[-1], device=scale.device) < most, 0)
     sigma[..., 0] *= torch.where(capped > 0, constant / capped, 1).square()
     projected = torch.where(sigma.unsqueeze(-2) > 0, (targets @ left).square(), 0)
-    return Regression(sigma, projected, _outside(moments, projected))
+    outside = moments.class_count - projected.sum(-1)
+    # With roundings the parts may sum to more than the whole; less than nothing outside then makes up for it.
+    return Regression(sigma, projected, outside if roundings else outside.clamp(min=0))
+
+
+def _inverse(scale: Float64[Tensor, "*batch D"]) -> Float64[Tensor, "*batch D"]:
+    return torch.where(scale > 0, 1 / scale, 0)
 
 
 def _rounding(eigenvalues: Float64[Tensor, "*batch D"]) -> Float64[Tensor, "*batch 1"]:

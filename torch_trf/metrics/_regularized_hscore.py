@@ -63,7 +63,9 @@ class RegularizedHScore(TransferabilityMetric):
         """Features so small that fourth powers vanish, or beside which rounding hides others that classes differ in."""
         if (vanishing := moments.vanishing(power=4, together=True)) is not None:
             return vanishing
-        moments = first_entries(moments, moments.count > 0)
+        # No shrunk variance is below the shrinkage times their mean, which is no less than the largest over D.
+        may_be_rounded = _shrinkage(moments) < ROUNDINGS * EPS * moments.channels
+        moments = first_entries(moments, may_be_rounded & (moments.count > 0))
         shrinkage, variance, between = self._shrunk(moments)
         rounding = ROUNDINGS * EPS * variance[..., -1:]
         of_channel = moments.spread.square() / moments.count.unsqueeze(-1)
@@ -76,18 +78,23 @@ class RegularizedHScore(TransferabilityMetric):
         self, moments: Moments
     ) -> tuple[Float64[Tensor, "*batch"], Float64[Tensor, "*batch D"], Float64[Tensor, "*batch D"]]:
         """The shrinkage, and along principal directions the shrunk variances and the scatter between classes."""
-        count = moments.count.to(torch.float64)
         scatter, between = principal_variances(moments)
-        variance = scatter / count.clamp(min=1).unsqueeze(-1)
-        target = variance.mean(-1, keepdim=True)
-        # N² times the two expectations whose ratio is the shrinkage, each a sum over D x D entries.
-        fourth = moments.centered.offset_fourth_moment
-        noise = fourth - count * variance.square().sum(-1)
-        distance = count.square() * (variance - target).square().sum(-1)
-        shrinkage = torch.where(distance > 0, noise / distance, 0).clamp(0, 1)
-        shrinkage = shrinkage.where(fourth.isfinite(), torch.nan)
-        return shrinkage, torch.lerp(variance, target, shrinkage.unsqueeze(-1)), between
+        variance = scatter / moments.count.clamp(min=1).unsqueeze(-1)
+        shrinkage = _shrinkage(moments)
+        return shrinkage, torch.lerp(variance, variance.mean(-1, keepdim=True), shrinkage.unsqueeze(-1)), between
 
     def bounds(self, num_classes: int, channels: int) -> tuple[float, float]:
         """At least 0."""
         return 0.0, math.inf
+
+
+def _shrinkage(moments: Moments) -> Float64[Tensor, "*batch"]:
+    """Ledoit and Wolf's, of N² times the two expectations whose ratio it is, each a sum over D x D entries."""
+    count = moments.count.to(torch.float64)
+    covariance = moments.scatter.div_(count.clamp(min=1)[..., None, None])
+    fourth = moments.centered.offset_fourth_moment
+    noise = fourth - count * covariance.square().sum((-2, -1))
+    diagonal = covariance.diagonal(dim1=-2, dim2=-1)
+    diagonal -= diagonal.mean(-1, keepdim=True)
+    distance = count.square() * covariance.square().sum((-2, -1))
+    return torch.where(distance > 0, noise / distance, 0).clamp(0, 1).where(fourth.isfinite(), torch.nan)
