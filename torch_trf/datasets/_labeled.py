@@ -66,8 +66,8 @@ class LabeledImages(Dataset[LabeledImage | ValueError]):
     def __post_init__(self) -> None:
         """Checks the options."""
         if not isinstance(self.dataset, Sized):
-            kind = f"a {type(self.dataset).__name__}, can only be iterated"
-            raise ValueError(f"the data set, {kind}: images are read by their number, so it must have a length")
+            kind = type(self.dataset).__name__
+            raise ValueError(f"the data set, a {kind}, is iterable without a length: images are read by their number")
         if len(self.dataset) == 0:
             raise ValueError("the data set is empty")
         if not 1 <= self.num_classes <= IGNORED:
