@@ -64,8 +64,8 @@ class RegularizedHScore(TransferabilityMetric):
         if (vanishing := moments.vanishing(power=4, together=True)) is not None:
             return vanishing
         # No shrunk variance is below the shrinkage times their mean, which is no less than the largest over D.
-        may_be_rounded = _shrinkage(moments) < ROUNDINGS * EPS * moments.channels
-        moments = first_entries(moments, may_be_rounded & (moments.count > 0))
+        moments = first_entries(moments, moments.count > 0)
+        moments = moments[_shrinkage_of(moments) < ROUNDINGS * EPS * moments.channels]
         shrinkage, variance, between = self._shrunk(moments)
         rounding = ROUNDINGS * EPS * variance[..., -1:]
         of_channel = moments.spread.square() / moments.count.unsqueeze(-1)
@@ -80,21 +80,35 @@ class RegularizedHScore(TransferabilityMetric):
         """The shrinkage, and along principal directions the shrunk variances and the scatter between classes."""
         scatter, between = principal_variances(moments)
         variance = scatter / moments.count.clamp(min=1).unsqueeze(-1)
-        shrinkage = _shrinkage(moments)
-        return shrinkage, torch.lerp(variance, variance.mean(-1, keepdim=True), shrinkage.unsqueeze(-1)), between
+        target = variance.mean(-1, keepdim=True)
+        shrinkage = _shrinkage(moments, variance.square().sum(-1), (variance - target).square().sum(-1))
+        return shrinkage, torch.lerp(variance, target, shrinkage.unsqueeze(-1)), between
 
     def bounds(self, num_classes: int, channels: int) -> tuple[float, float]:
         """At least 0."""
         return 0.0, math.inf
 
 
-def _shrinkage(moments: Moments) -> Float64[Tensor, "*batch"]:
-    """Ledoit and Wolf's, of N² times the two expectations whose ratio it is, each a sum over D x D entries."""
-    count = moments.count.to(torch.float64)
-    covariance = moments.scatter.div_(count.clamp(min=1)[..., None, None])
-    fourth = moments.centered.offset_fourth_moment
-    noise = fourth - count * covariance.square().sum((-2, -1))
+def _shrinkage_of(moments: Moments) -> Float64[Tensor, "*batch"]:
+    """The shrinkage, without principal directions."""
+    covariance = moments.scatter.div_(moments.count.clamp(min=1)[..., None, None])
+    square = covariance.square().sum((-2, -1))
     diagonal = covariance.diagonal(dim1=-2, dim2=-1)
     diagonal -= diagonal.mean(-1, keepdim=True)
-    distance = count.square() * covariance.square().sum((-2, -1))
+    return _shrinkage(moments, square, covariance.square().sum((-2, -1)))
+
+
+def _shrinkage(
+    moments: Moments, square: Float64[Tensor, "*batch"], distance: Float64[Tensor, "*batch"]
+) -> Float64[Tensor, "*batch"]:
+    """Ledoit and Wolf's: the ratio of two expectations, each a sum over D x D entries, here times N².
+
+    Args:
+        moments: any leading dimensions.
+        square: of the covariance, and
+        distance: of the covariance from its target, squared: sums over all entries.
+    """
+    count = moments.count.to(torch.float64)
+    fourth = moments.centered.offset_fourth_moment
+    noise, distance = fourth - count * square, count.square() * distance
     return torch.where(distance > 0, noise / distance, 0).clamp(0, 1).where(fourth.isfinite(), torch.nan)
