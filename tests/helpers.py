@@ -18,6 +18,7 @@ IGNORED = 250
 SOURCE_CLASSES = 3
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 LABEL_DTYPES = [torch.int64, torch.int32, torch.uint8]
+every_kind_of_no_file = pytest.mark.parametrize("kind", ["pipe", "folder", "link", "loop"])
 every_pool = pytest.mark.parametrize("pool_batch", [True, False], ids=["dataset", "image"])
 LAYOUTS = {  # the same values with other strides
     "contiguous": lambda t: t,
@@ -183,6 +184,16 @@ def write_features(folder, *, shift=0.5, seed=0, num_images=3, height=24, width=
         features = features + (3 + 3 * shift) * torch.randn(features.shape, generator=noise)
         np.save(folder / "final" / f"{k}.npy", features.numpy())
         np.save(folder / "label" / f"{k}.npy", labels.masked_fill(labels == 255, IGNORED).numpy())
+
+
+def put_what_is_no_file(path, kind):
+    """A pipe, a folder, or a link to nothing or to itself, where a file might be."""
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(path if kind == "loop" else path.parent / "gone")
 
 
 def run_python(code, *, folder, **environment):

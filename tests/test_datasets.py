@@ -1,6 +1,5 @@
 """Labeled images from folders and data sets of any kind: what is read, and what is refused."""
 
-import os
 import re
 import warnings
 from itertools import islice
@@ -26,6 +25,8 @@ from torch_trf.datasets import (
     as_labels,
     read_batches,
 )
+
+from .helpers import every_kind_of_no_file, put_what_is_no_file
 
 COLORS = {"#000000": 0, "#804080": 1, "#ff0000": 255}
 RGB = np.array([[[0, 0, 0], [128, 64, 128]], [[255, 0, 0], [128, 64, 128]]], np.uint8)
@@ -140,16 +141,11 @@ def test_what_is_no_picture_by_its_name_is_told(folder, part):
         folder_data(folder).make()
 
 
-@pytest.mark.parametrize("kind", ["folder", "link", "pipe", "loop"])
+@every_kind_of_no_file
 def test_what_is_no_file_is_named(folder, kind):
     path = folder / "images" / "2.png"
     path.unlink()
-    if kind == "folder":
-        path.mkdir()
-    elif kind == "pipe":
-        os.mkfifo(path)
-    else:
-        path.symlink_to(path if kind == "loop" else folder / "away.png")
+    put_what_is_no_file(path, kind)
     with pytest.raises(ValueError, match=r"images/2\.png is no file, but a folder, a link to nothing"):
         folder_data(folder).make()
 

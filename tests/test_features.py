@@ -1,7 +1,6 @@
 """Feature folders: what is read, in which order, and what is refused."""
 
 import json
-import os
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -10,6 +9,8 @@ import torch
 
 from torch_trf import FeatureFolder
 from torch_trf.features import natural_files
+
+from .helpers import every_kind_of_no_file, put_what_is_no_file
 
 
 def write(folder, features=None, labels=None, name="0"):
@@ -222,15 +223,10 @@ def test_hidden_files_are_not_looked_at(folder):
     assert all(torch.equal(a.features, b) for a, b in zip(FeatureFolder(folder), whole, strict=True))
 
 
-@pytest.mark.parametrize("kind", ["pipe", "folder", "link"])
+@every_kind_of_no_file
 def test_refuses_what_is_no_file(folder, kind):
     path = folder / "final" / "3.npy"
-    if kind == "pipe":
-        os.mkfifo(path)
-    elif kind == "folder":
-        path.mkdir()
-    else:
-        path.symlink_to(folder / "gone.npy")
+    put_what_is_no_file(path, kind)
     with pytest.raises(ValueError, match=r"final/3\.npy does not belong here: the folder must hold \.npy files alone"):
         FeatureFolder(folder)
 

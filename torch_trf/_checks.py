@@ -106,7 +106,7 @@ def require_at_least(least: int, **options: int | None) -> None:
             raise ValueError(f"{name} must be at least {least}, not {value}")
 
 
-def require_num_classes(num_classes: object) -> None:
+def require_num_classes(num_classes: int | None) -> None:
     """Raises where the number of classes is none, of pixels that come as a stream.
 
     Raises:
@@ -114,7 +114,7 @@ def require_num_classes(num_classes: object) -> None:
     """
     if num_classes is None:
         raise ValueError("num_classes must be given: it is not known of a stream of pixels before its end")
-    require_at_least(1, num_classes=num_classes)  # type: ignore[arg-type]  # what is no number is told
+    require_at_least(1, num_classes=num_classes)
 
 
 def require_ignore_index(ignore_index: object) -> None:

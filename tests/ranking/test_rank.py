@@ -1,7 +1,6 @@
 """Ranking from images to files: scores are those of the pixels, and what was computed once is not computed again."""
 
 import json
-import os
 import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from torch_trf.ranking import Candidate, Ranker, _store
 from torch_trf.statistics import JointMass, LogLikelihood, Moments
 from torch_trf.transport import Sinkhorn
 
+from ..helpers import every_kind_of_no_file, put_what_is_no_file
 from . import helpers
 from .helpers import K, Model, Scenes, Z, named
 
@@ -781,16 +781,11 @@ def test_doubts_of_a_candidate_are_told_with_its_name_kept_and_shown(tmp_path):
 
 
 @pytest.mark.parametrize("file", ["reading.pt", "scores.json"])
-@pytest.mark.parametrize("kind", ["pipe", "folder", "link"])
+@every_kind_of_no_file
 def test_what_is_kept_where_no_file_is_told_at_once(tmp_path, passes, file, kind):
     path = tmp_path / "a" / file
     path.parent.mkdir()
-    if kind == "pipe":
-        os.mkfifo(path)
-    elif kind == "folder":
-        path.mkdir()
-    else:
-        path.symlink_to(tmp_path / "gone")
+    put_what_is_no_file(path, kind)
     with pytest.raises(OSError, match=rf"a/{file} is not a file, but a folder, a pipe, a device or a dangling link"):
         ranker(tmp_path)([candidate()])
     assert passes == []

@@ -99,7 +99,7 @@ class HScore(TransferabilityMetric):
         Less what is dropped at most, as the Frobenius norm is no less than the largest variance, a matrix that has a
         Cholesky factor has no such direction.
         """
-        correlation, _ = _scaled(moments)
+        correlation, _ = moments.standardized
         least = self.rcond * torch.linalg.matrix_norm(correlation)
         is_constant = correlation.diagonal(dim1=-2, dim2=-1) == 0
         correlation.diagonal(dim1=-2, dim2=-1).add_(is_constant * (1 + least.unsqueeze(-1)) - least.unsqueeze(-1))
@@ -120,15 +120,7 @@ def principal_variances(moments: Moments) -> tuple[Float64[Tensor, "*batch D"], 
 
 def _scaled_variances(moments: Moments) -> tuple[Float64[Tensor, "*batch D"], Float64[Tensor, "*batch D"]]:
     """The same of features whose channels have a scatter of 1 each, or 0 where they are constant."""
-    return _variances(moments, *_scaled(moments))
-
-
-def _scaled(moments: Moments) -> tuple[Float64[Tensor, "*batch D D"], Float64[Tensor, "*batch K D"]]:
-    """Scatter and class deviation of such features."""
-    spread = moments.spread
-    scale = torch.where(spread > 0, 1 / spread, 0)
-    correlation = moments.scatter.mul_(scale.unsqueeze(-1)).mul_(scale.unsqueeze(-2))
-    return correlation, moments.class_deviation.mul_(scale.unsqueeze(-2))
+    return _variances(moments, *moments.standardized)
 
 
 def _variances(

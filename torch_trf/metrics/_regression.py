@@ -31,7 +31,7 @@ def regression(moments: Moments) -> Regression:
     # Directions without features hold rounding alone.
     sigma = eigenvalues.masked_fill(eigenvalues <= _rounding(eigenvalues), 0)
     projected = torch.where(sigma.unsqueeze(-2) == 0, 0, coordinates.square() / sigma.unsqueeze(-2))
-    return Regression(sigma, projected, _outside(moments, projected))
+    return Regression(sigma, projected, _outside(moments, projected).clamp(min=0))
 
 
 def may_be_rounded(moments: Moments, sigma: Float64[Tensor, "*batch D"]) -> Bool[Tensor, "*batch"]:
@@ -50,12 +50,14 @@ class Correlations(NamedTuple):
 
     values: Float64[Tensor, "*batch D"]  # Λ, ascending
     vectors: Float64[Tensor, "*batch D D"]  # W
+    targets: Float64[Tensor, "*batch K D"]  # class deviations in this basis
 
 
 def correlations(moments: Moments) -> Correlations:
     """What `regression_of_factor` begins with."""
-    inverse = _inverse(moments.spread)
-    return Correlations(*torch.linalg.eigh(moments.scatter * inverse.unsqueeze(-1) * inverse.unsqueeze(-2)))
+    correlation, deviation = moments.standardized
+    values, vectors = torch.linalg.eigh(correlation)
+    return Correlations(values, vectors, deviation @ vectors)
 
 
 def regression_of_factor(moments: Moments, basis: Correlations, *, roundings: int = 0) -> Regression:
@@ -72,11 +74,10 @@ def regression_of_factor(moments: Moments, basis: Correlations, *, roundings: in
             how far the result can be trusted.
     """
     count, scale = moments.count.to(torch.float64).unsqueeze(-1), moments.spread
-    correlation, vectors = basis
+    correlation, vectors, targets = basis
     rounding = _rounding(correlation)
     channels = correlation.shape[-1]
     may_count = torch.arange(channels, device=scale.device) >= channels + 1 - count  # N pixels span N - 1 around a mean
-    targets = moments.class_deviation * _inverse(scale).unsqueeze(-2) @ vectors
     if roundings:
         between = (targets.square() / moments.class_count.clamp(min=1).unsqueeze(-1)).sum(-2)  # of which there is more
         correlation = torch.maximum(correlation + roundings * rounding, between)
@@ -102,13 +103,9 @@ def regression_of_factor(moments: Moments, basis: Correlations, *, roundings: in
     sigma = sigma.where(torch.arange(sigma.shape[-1], device=scale.device) < most, 0)
     sigma[..., 0] *= torch.where(capped > 0, constant / capped, 1).square()
     projected = torch.where(sigma.unsqueeze(-2) > 0, (targets @ left).square(), 0)
-    outside = moments.class_count - projected.sum(-1)
+    outside = _outside(moments, projected)
     # With roundings the parts may sum to more than the whole; less than nothing outside then makes up for it.
     return Regression(sigma, projected, outside if roundings else outside.clamp(min=0))
-
-
-def _inverse(scale: Float64[Tensor, "*batch D"]) -> Float64[Tensor, "*batch D"]:
-    return torch.where(scale > 0, 1 / scale, 0)
 
 
 def _rounding(eigenvalues: Float64[Tensor, "*batch D"]) -> Float64[Tensor, "*batch 1"]:
@@ -117,4 +114,4 @@ def _rounding(eigenvalues: Float64[Tensor, "*batch D"]) -> Float64[Tensor, "*bat
 
 
 def _outside(moments: Moments, projected: Float64[Tensor, "*batch K R"]) -> Float64[Tensor, "*batch K"]:
-    return (moments.class_count - projected.sum(-1)).clamp(min=0)
+    return moments.class_count - projected.sum(-1)

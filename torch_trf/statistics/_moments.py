@@ -148,6 +148,14 @@ class Moments(Statistic):
         return around_mean.where(is_number, 0).sqrt()
 
     @property
+    def standardized(self) -> tuple[Float64[Tensor, "*batch D D"], Float64[Tensor, "*batch K D"]]:
+        """Scatter and class deviation of channels that are brought to a scatter of 1 each; 0 of constant ones."""
+        spread = self.spread
+        scale = torch.where(spread > 0, 1 / spread, 0)
+        correlation = self.scatter.mul_(scale.unsqueeze(-1)).mul_(scale.unsqueeze(-2))
+        return correlation, self.class_deviation.mul_(scale.unsqueeze(-2))
+
+    @property
     def mean_square(self) -> Float64[Tensor, "*batch D"]:
         """Σx² / N of each channel; NaN without a pixel."""
         return self.mean.square() + self.spread.square() / self.count.unsqueeze(-1)
